@@ -1,0 +1,55 @@
+# PYTHON chooses the interpreter: make test PYTHON=python3.12
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VERSION := $(shell $(or $(PYTHON),false) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VENV := .venv
+BIN := $(VENV)/bin
+# Named after the interpreter's version, so that another PYTHON makes the environment anew.
+STAMP := $(VENV)/.installed-$(VERSION)
+RESULTS := runs/first_light
+
+.PHONY: help run test lock setup
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.* ## ' Makefile | sed -E 's/^([a-z]+):.* ## /  make \1\t/' | expand -t 14
+
+run: setup ## Simulate 1,000 adapters on the shipped H100 profile and write a report (runs/first_light)
+	@$(BIN)/lorasim -m +experiment=first_light hydra.sweep.dir=$(RESULTS)
+	$(BIN)/python -m reports dir=$(RESULTS)
+
+test: setup ## Lint, type check, tests
+	@$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest -n auto
+
+setup: $(STAMP) ## Make .venv with the locked dependencies; run and test do this when it is missing or out of date
+
+$(STAMP): pyproject.toml requirements.lock
+	@fail() { echo "lorasim: error: $$1" >&2; exit 1; }
+	command -v git >/dev/null || fail "git is missing; install the package git"
+	[ -n "$(PYTHON)" ] || fail "Python 3.11 or newer is missing; install it, or name it with PYTHON=..."
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| fail "PYTHON=$(PYTHON) is not Python 3.11 or newer"
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| fail "$(PYTHON) has no venv module; install the package python3-venv"
+	[ -x $(BIN)/python$(VERSION) ] && [ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear $(VENV)
+	echo "Installing $$(grep -c == requirements.lock) locked packages into $(VENV) (Python $(VERSION)), once"
+	export PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+	$(BIN)/pip install --use-pep517 --require-hashes -r requirements.lock | awk \
+		'/^Collecting/ {printf "\r%3d %-40s", ++n, $$2; fflush()} /^Installing/ {printf "\r    %-40s", "installing"} \
+		END {print "\r    done" sprintf("%40s", "")}'
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+lock: ## Write requirements.lock anew from pyproject.toml: the newest versions, exact, with hashes
+	@$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet --disable-pip-version-check uv
+	build/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
+		--custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml

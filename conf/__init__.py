@@ -1,0 +1,1 @@
+"""The Hydra configuration tree: engine, model, profile, workload, policies, experiments."""

@@ -1,0 +1,1 @@
+"""What is compared: admission and eviction policies, in plain Python."""

@@ -1,0 +1,1 @@
+"""Turns result files into tables, plots and one self-contained HTML page."""

@@ -1,0 +1,1 @@
+"""The SimPy simulator of the vLLM engine loop."""
