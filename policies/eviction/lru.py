@@ -1,0 +1,32 @@
+"""Least recently used first: vLLM's only policy (vllm/utils/cache.py, `LRUCache`)."""
+
+from collections import OrderedDict
+from collections.abc import Collection
+
+
+class Lru:
+    """Evict the key that was inserted or accessed longest ago, even when the coming step needs it.
+
+    That is what makes vLLM's cascade: an adapter early in a step's order may evict one that comes later in
+    the same order, which is then brought back at the cost of another.
+    """
+
+    def __init__(self) -> None:
+        # A plain dict would not do: finding its first key gets slow where keys were deleted at the front.
+        self._order: OrderedDict[str, None] = OrderedDict()
+
+    def on_insert(self, key: str) -> None:
+        """`key` is the most recent now."""
+        self._order[key] = None
+
+    def on_access(self, key: str) -> None:
+        """`key` is the most recent now."""
+        self._order.move_to_end(key)
+
+    def on_remove(self, key: str) -> None:
+        """Forget `key`."""
+        del self._order[key]
+
+    def victim(self, needed: Collection[str]) -> str:
+        """Return the least recent key."""
+        return next(iter(self._order))

@@ -1,0 +1,105 @@
+"""Where adapters are: disk, host cache, GPU slots."""
+
+from collections.abc import Collection
+from hashlib import blake2b
+from heapq import heappop, heappush
+from typing import Literal, NamedTuple
+
+from policies.eviction import EvictionPolicy
+
+
+class AdapterEvent(NamedTuple):
+    """Something that happened to an adapter while a step was prepared."""
+
+    kind: Literal["load", "activate", "evict_host", "evict_slot"]
+    """`load`: disk to host cache; `activate`: host cache to GPU slot; the others are the ways back."""
+    adapter: str
+    slot: int | None = None
+    """GPU slot that is filled or vacated."""
+
+
+class AdapterTiers:
+    """vLLM's `LRUCacheWorkerLoRAManager` and `LRUCacheLoRAModelManager` (vllm/lora), with pluggable eviction.
+
+    The tiers are inclusive: an adapter that leaves the host cache leaves its slot. A step's adapters are
+    applied one after another, in the iteration order of a Python set, which in vLLM differs between
+    processes. Here it is drawn from `seed`: each adapter name stands for a random 61-bit integer, which is
+    its own hash.
+    """
+
+    def __init__(
+        self,
+        max_loras: int,
+        max_cpu_loras: int,
+        slots_policy: EvictionPolicy,
+        host_policy: EvictionPolicy,
+        seed: int,
+    ) -> None:
+        self.max_loras = max_loras
+        self.max_cpu_loras = max_cpu_loras
+        self.slots: dict[str, int] = {}
+        """GPU slot of each active adapter."""
+        self.host_cache: set[str] = set()
+        self._slots_policy = slots_policy
+        self._host_policy = host_policy
+        self._free_slots = list(range(max_loras))
+        self._seed = seed
+        self._numbers: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+
+    def apply(self, adapters: Collection[str]) -> list[AdapterEvent]:
+        """Bring a step's adapters, at most `max_loras`, into slots; returns what happened, in order.
+
+        One that comes late in the order may first lose its slot, or its place in the host cache, to an
+        earlier one.
+        """
+        events: list[AdapterEvent] = []
+        for adapter in self._application_order(adapters):
+            if adapter in self.host_cache:
+                self._host_policy.on_access(adapter)
+            else:
+                self._load(adapter, adapters, events)
+            if adapter in self.slots:
+                self._slots_policy.on_access(adapter)
+            else:
+                self._activate(adapter, adapters, events)
+        return events
+
+    def number(self, adapter: str) -> int:
+        """The random integer, from 0 to 2**61 - 1, that an adapter's name stands for in this run."""
+        number = self._numbers.get(adapter)
+        if number is None:
+            digest = blake2b(f"{self._seed}/{adapter}".encode(), digest_size=8).digest()
+            number = self._numbers[adapter] = int.from_bytes(digest, "big") >> 3
+            self._names[number] = adapter
+        return number
+
+    def _application_order(self, adapters: Collection[str]) -> list[str]:
+        if len(adapters) <= 1:
+            return list(adapters)
+        return [self._names[number] for number in {self.number(adapter) for adapter in adapters}]
+
+    def _load(self, adapter: str, needed: Collection[str], events: list[AdapterEvent]) -> None:
+        events.append(AdapterEvent("load", adapter))
+        if len(self.host_cache) >= self.max_cpu_loras:
+            victim = self._host_policy.victim(needed)
+            self.host_cache.remove(victim)
+            self._host_policy.on_remove(victim)
+            events.append(AdapterEvent("evict_host", victim))
+            if victim in self.slots:
+                self._deactivate(victim, events)
+        self.host_cache.add(adapter)
+        self._host_policy.on_insert(adapter)
+
+    def _activate(self, adapter: str, needed: Collection[str], events: list[AdapterEvent]) -> None:
+        if not self._free_slots:
+            self._deactivate(self._slots_policy.victim(needed), events)
+        slot = self.slots[adapter] = heappop(self._free_slots)
+        self._slots_policy.on_insert(adapter)
+        events.append(AdapterEvent("activate", adapter, slot))
+
+    def _deactivate(self, adapter: str, events: list[AdapterEvent]) -> None:
+        slot = self.slots.pop(adapter)
+        self._slots_policy.on_remove(adapter)
+        heappush(self._free_slots, slot)
+        events.append(AdapterEvent("evict_slot", adapter, slot))

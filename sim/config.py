@@ -1,0 +1,199 @@
+"""The settings of a run, checked: frozen dataclasses built from the resolved Hydra configuration."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from sim.errors import UserError
+from sim.fields import as_mapping, build, require_positive
+from sim.workload import WorkloadConfig
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The values of ``max_lora_rank`` that vLLM takes (vllm/config/lora.py)."""
+
+DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """``conf/engine``: the flags of ``vllm serve``, spelled as there and with its meaning.
+
+    ``max_cpu_loras`` null is ``max_loras``. ``num_gpu_blocks`` is vLLM's ``num_gpu_blocks_override``, null
+    block included; null means as many as fit. Raises UserError for what vLLM refuses at start
+    (vllm/config/lora.py, scheduler.py).
+    """
+
+    max_loras: int = 32
+    max_cpu_loras: int | None = None
+    max_lora_rank: int = 16
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+    max_model_len: int = 8192
+    block_size: int = 16
+    num_gpu_blocks: int | None = None
+    gpu_memory_utilization: float = 0.9
+    async_scheduling: bool = True
+    scheduler_reserve_full_isl: bool = True
+    specialize_active_lora: bool = False
+    enforce_eager: bool = False
+    long_prefill_token_threshold: int = 0
+
+    @property
+    def host_cache_entries(self) -> int:
+        """Adapters that the host cache holds at most: ``max_cpu_loras`` with vLLM's default filled in."""
+        return self.max_loras if self.max_cpu_loras is None else self.max_cpu_loras
+
+    def __post_init__(self) -> None:
+        positive = ("max_loras", "max_cpu_loras", "max_num_seqs", "max_num_batched_tokens", "max_model_len")
+        require_positive("engine", self, *positive, "block_size", "num_gpu_blocks", "gpu_memory_utilization")
+        if self.max_lora_rank not in LORA_RANKS:
+            accepted = ", ".join(map(str, LORA_RANKS))
+            raise UserError(f"engine.max_lora_rank={self.max_lora_rank}: expected one of {accepted}")
+        if self.host_cache_entries < self.max_loras:
+            raise UserError(
+                f"engine.max_cpu_loras={self.max_cpu_loras}: "
+                f"must be at least engine.max_loras={self.max_loras}"
+            )
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise UserError(
+                f"engine.max_num_batched_tokens={self.max_num_batched_tokens}: "
+                f"must be at least engine.max_num_seqs={self.max_num_seqs}"
+            )
+        if self.gpu_memory_utilization > 1:
+            raise UserError(f"engine.gpu_memory_utilization={self.gpu_memory_utilization}: must be at most 1")
+        if not 0 <= self.long_prefill_token_threshold <= self.max_model_len:
+            raise UserError(
+                f"engine.long_prefill_token_threshold={self.long_prefill_token_threshold}: "
+                f"must be between 0 (off) and engine.max_model_len={self.max_model_len}"
+            )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """``conf/model``: the shape of a dense decoder with gated MLP, named as in Hugging Face's config.json.
+
+    ``hf`` is what else a config.json of the model needs.
+    """
+
+    name: str
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+    dtype: str = "bfloat16"
+    hf: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim")
+        require_positive(
+            "model", self, *sizes, "num_key_value_heads", "vocab_size", "max_position_embeddings"
+        )
+        if self.dtype not in DTYPE_BYTES:
+            raise UserError(f"model.dtype={self.dtype!r}: expected one of {', '.join(DTYPE_BYTES)}")
+
+    def linear_shapes(self) -> tuple[tuple[int, int], ...]:
+        """Return (input size, output size) of a layer's linear modules: q, k, v, o, gate, up, down."""
+        query, key = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        hidden, mlp = self.hidden_size, self.intermediate_size
+        attention = ((hidden, query), (hidden, key), (hidden, key), (query, hidden))
+        return (*attention, (hidden, mlp), (hidden, mlp), (mlp, hidden))
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of the base weights; biases and per-head norms (below 0.01 %) are left out."""
+        layer = sum(inputs * outputs for inputs, outputs in self.linear_shapes()) + 2 * self.hidden_size
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
+        return (self.num_hidden_layers * layer + embeddings + self.hidden_size) * DTYPE_BYTES[self.dtype]
+
+    def kv_bytes_per_token(self) -> int:
+        """Return the bytes of the keys and values of one token in all layers."""
+        per_layer = 2 * self.num_key_value_heads * self.head_dim
+        return self.num_hidden_layers * per_layer * DTYPE_BYTES[self.dtype]
+
+    def lora_bytes(self, rank: int) -> int:
+        """Return the bytes of one adapter of ``rank`` on all linear modules, A and B."""
+        per_layer = sum(inputs + outputs for inputs, outputs in self.linear_shapes())
+        return self.num_hidden_layers * per_layer * rank * DTYPE_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """``record``: what a run writes beside ``summary.json`` and ``requests.parquet``."""
+
+    steps: bool = False
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything one simulation depends on.
+
+    ``profile``, ``admission`` and ``eviction`` stay mappings: sim.profile and Hydra's ``_target_`` read them.
+    ``warmup_s`` seconds at the start are left out of the metrics.
+    """
+
+    engine: EngineConfig
+    model: ModelConfig
+    workload: WorkloadConfig
+    profile: Mapping[str, Any]
+    admission: Mapping[str, Any]
+    eviction: Mapping[str, Any]
+    record: RecordConfig = RecordConfig()
+    seed: int = 0
+    warmup_s: float = 0.0
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Build from the resolved configuration; raises UserError that names the key."""
+        sections = dict(values)
+        readers: dict[str, Any] = {"engine": EngineConfig, "model": ModelConfig, "record": RecordConfig}
+        for name, section in readers.items():
+            sections[name] = build(section, as_mapping(sections.get(name, {}), name), name)
+        sections["workload"] = WorkloadConfig.from_mapping(
+            as_mapping(sections.get("workload"), "workload"), "workload"
+        )
+        return build(cls, sections, "")
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"seed={self.seed}: must not be negative")
+        self._check_warmup()
+        self._check_lengths()
+        self._check_rank()
+
+    @property
+    def adapter_rank(self) -> int:
+        """The rank of the workload's adapters."""
+        rank = self.workload.adapter_rank
+        return self.engine.max_lora_rank if rank is None else rank
+
+    def _check_warmup(self) -> None:
+        duration_s = self.workload.duration_s
+        if self.warmup_s < 0 or (duration_s is not None and self.warmup_s >= duration_s):
+            raise UserError(
+                f"warmup_s={self.warmup_s}: must be at least 0 and less than workload.duration_s={duration_s}"
+            )
+
+    def _check_lengths(self) -> None:
+        """Check that requests fit; a closed loop would replace refused ones at one instant for ever."""
+        if self.engine.max_model_len > self.model.max_position_embeddings:
+            raise UserError(
+                f"engine.max_model_len={self.engine.max_model_len}: "
+                f"must be at most model.max_position_embeddings={self.model.max_position_embeddings}"
+            )
+        total = self.workload.input_length + self.workload.output_length
+        if self.workload.mode == "closed" and total > self.engine.max_model_len:
+            raise UserError(
+                f"workload.input_length + workload.output_length = {total}: "
+                f"must be at most engine.max_model_len={self.engine.max_model_len}"
+            )
+
+    def _check_rank(self) -> None:
+        if self.adapter_rank > self.engine.max_lora_rank:
+            raise UserError(
+                f"workload.adapter_rank={self.adapter_rank}: "
+                f"must be at most engine.max_lora_rank={self.engine.max_lora_rank}"
+            )

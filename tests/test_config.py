@@ -1,0 +1,134 @@
+"""Settings are checked where they enter, and an error names the key as the user spells it."""
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from sim.config import EngineConfig, ModelConfig, RunConfig
+from sim.errors import UserError
+from sim.fields import build
+
+LLAMA: dict[str, Any] = {
+    "name": "meta-llama/Llama-3.1-8B",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": False,
+}
+QWEN = LLAMA | {
+    "name": "Qwen/Qwen3-0.6B",
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
+RUN: dict[str, Any] = {
+    "engine": {},
+    "model": LLAMA,
+    "workload": {
+        "mode": "closed",
+        "concurrency": 4,
+        "duration_s": 10,
+        "popularity": {"kind": "uniform"},
+        "input_length": 100,
+        "output_length": 20,
+    },
+    "profile": {"kind": "constant", "step_ms": 10},
+    "admission": {"_target_": "policies.admission.FcfsSkip"},
+    "eviction": {"_target_": "policies.eviction.Lru"},
+    "record": {"steps": False},
+    "seed": 0,
+    "warmup_s": 0,
+}
+
+
+def run_config(changes: dict[str, Any]) -> RunConfig:
+    """RUN with ``{"engine.max_loras": 4}`` put in."""
+    values = deepcopy(RUN)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        section = values
+        for name in path:
+            section = section[name]
+        section[last] = value
+    return RunConfig.from_mapping(values)
+
+
+def test_engine_defaults_are_those_of_vllm() -> None:
+    engine = EngineConfig()
+    assert (engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_lora_rank) == (256, 8192, 16)
+    assert engine.async_scheduling
+    assert engine.scheduler_reserve_full_isl
+
+
+def test_host_cache_has_as_many_entries_as_slots_unless_told() -> None:
+    assert EngineConfig(max_loras=8).host_cache_entries == 8
+    assert EngineConfig(max_loras=8, max_cpu_loras=100).host_cache_entries == 100
+
+
+def test_sizes_of_llama_3_1_8b() -> None:
+    model = build(ModelConfig, LLAMA, "model")
+    assert model.weight_bytes() == 2 * 8_030_261_248
+    assert model.kv_bytes_per_token() == 131_072
+    assert model.lora_bytes(16) == 83_886_080
+    assert model.lora_bytes(8) * 2 == model.lora_bytes(16)
+
+
+def test_sizes_of_qwen3_0_6b() -> None:
+    """Hugging Face counts 596,049,920 parameters, of which 28 * 2 * 128 are per-head norms."""
+    model = build(ModelConfig, QWEN, "model")
+    assert model.weight_bytes() == 2 * (596_049_920 - 28 * 2 * 128)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"engine.max_lora": 3}, "unknown key engine.max_lora; accepted: max_loras, max_cpu_loras"),
+        ({"engine.max_loras": 0}, "engine.max_loras=0: must be greater than 0"),
+        ({"engine.max_loras": "8"}, "engine.max_loras='8': expected int"),
+        ({"engine.max_loras": 8.0}, "engine.max_loras=8.0: expected int"),
+        ({"engine.max_loras": None}, "engine.max_loras=None: expected int"),
+        ({"engine.async_scheduling": 1}, "engine.async_scheduling=1: expected bool"),
+        ({"engine.max_cpu_loras": 16}, "engine.max_cpu_loras=16: must be at least engine.max_loras=32"),
+        ({"engine.max_num_batched_tokens": 128}, "engine.max_num_batched_tokens=128: must be at least"),
+        ({"engine.max_lora_rank": 12}, "engine.max_lora_rank=12: expected one of 1, 8, 16, 32"),
+        ({"engine.gpu_memory_utilization": 1.5}, "engine.gpu_memory_utilization=1.5: must be at most 1"),
+        ({"engine.long_prefill_token_threshold": -1}, "engine.long_prefill_token_threshold=-1: must be"),
+        ({"engine.max_model_len": 200_000}, "engine.max_model_len=200000: must be at most model.max_pos"),
+        ({"model.hidden_size": -1}, "model.hidden_size=-1: must be greater than 0"),
+        ({"model.dtype": "int8"}, "model.dtype='int8': expected one of bfloat16, float16, float32"),
+        ({"workload.adapter_rank": 64}, "workload.adapter_rank=64: must be at most engine.max_lora_rank=16"),
+        ({"workload.input_length": 9000}, "workload.input_length + workload.output_length = 9020: must be"),
+        ({"workload": None}, "workload=None: expected a mapping of settings"),
+        ({"warmup_s": 10}, "warmup_s=10.0: must be at least 0 and less than workload.duration_s=10.0"),
+        ({"warmup_s": -1}, "warmup_s=-1.0: must be at least 0"),
+        ({"seed": -1}, "seed=-1: must not be negative"),
+        ({"seed": 0.5}, "seed=0.5: expected int"),
+        ({"record.step": True}, "unknown key record.step; accepted: steps"),
+        ({"sede": 1}, "unknown key sede; accepted: engine, model, workload"),
+        ({"profile": "h100"}, "profile='h100': expected Mapping"),
+    ],
+)
+def test_bad_settings_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        run_config(changes)
+    assert str(raised.value).startswith(message)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(UserError, match=r"^missing key model.name$"):
+        build(ModelConfig, {key: value for key, value in LLAMA.items() if key != "name"}, "model")
+
+
+def test_adapters_have_the_engines_rank_unless_told() -> None:
+    assert run_config({"engine.max_lora_rank": 32}).adapter_rank == 32
+    assert run_config({"engine.max_lora_rank": 32, "workload.adapter_rank": 8}).adapter_rank == 8
