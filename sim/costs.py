@@ -1,0 +1,90 @@
+"""What an engine step costs: the shape that a cost model is asked about, its answer, the constant model."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+
+@dataclass(slots=True)
+class StepShape:
+    """Everything about a step that its cost may depend on; all counts, so that a step's cost is a pure
+    function of it.
+
+    `attention_work` sums n * (context + n / 2) over the prefill chunks of n tokens, in tokens squared;
+    `kv_tokens` sums the context length after the step over the requests that decode one token.
+    """
+
+    graph: str
+    """How the step is launched: `full`, `piecewise` or `none` (vLLM's CUDAGraphMode)."""
+    num_padded_tokens: int
+    num_reqs: int
+    num_tokens: int
+    num_prefill_tokens: int
+    num_prefill_reqs: int
+    attention_work: int
+    kv_tokens: int
+    num_adapters: int
+    num_lora_tokens: int
+    num_waiting: int
+    host_cache_entries: int
+    max_loras: int
+    max_lora_rank: int
+
+
+class StepCost(NamedTuple):
+    """Durations of a step's phases in ns, on two timelines: the engine's host thread and the GPU."""
+
+    schedule_ns: int
+    """Host: schedule, and prepare inputs up to the step's adapters, which are loaded and activated then."""
+    prepare_ns: int
+    """Host: from there to the first launch, when the batch's LoRA mapping is that of the step before."""
+    remap_ns: int
+    """Host: the same when the mapping is another one. vLLM writes it with blocking copies, so this begins
+    only when the GPU has finished the step before.
+    """
+    launch_ns: int
+    """Host: launch the step's kernels. The GPU works on what is launched already, but can not end before the
+    launches do.
+    """
+    gpu_ns: int
+    """GPU: the step's work when every kernel is there in time."""
+    update_ns: int
+    """Host: take over the results, between the GPU's end and the tokens being known."""
+
+
+class CostModel(Protocol):
+    """What the engine asks a profile."""
+
+    def step(self, shape: StepShape) -> StepCost:
+        """Cost of one engine step of this shape."""
+        ...
+
+    def load_ns(self, grows: bool) -> int:
+        """Host time of one load from disk to the host cache; drawn anew for each load.
+
+        `grows`: the host cache holds more adapters than ever before, so that pinned memory must be allocated;
+        else the memory of an adapter that has left is used again.
+        """
+        ...
+
+    def activate_ns(self) -> int:
+        """Host time of one activation, from the host cache to a GPU slot."""
+        ...
+
+
+class ConstantCosts:
+    """Every step lasts `step_ms` milliseconds on the GPU; swaps and all host work cost nothing."""
+
+    def __init__(self, step_ms: float) -> None:
+        self._cost = StepCost(0, 0, 0, 0, gpu_ns=round(step_ms * 1e6), update_ns=0)
+
+    def step(self, shape: StepShape) -> StepCost:
+        """Return the constant cost."""
+        return self._cost
+
+    def load_ns(self, grows: bool) -> int:
+        """Return 0."""
+        return 0
+
+    def activate_ns(self) -> int:
+        """Return 0."""
+        return 0

@@ -1,0 +1,210 @@
+"""Profiles: the YAML files of `conf/profile`, checked, and the cost model that a fitted one describes."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sim.config import EngineConfig, ModelConfig
+from sim.costs import ConstantCosts, CostModel, StepCost, StepShape
+from sim.errors import UserError
+from sim.fields import as_mapping, build
+from sim.memory import MemoryProfile
+from sim.terms import TERMS
+from sim.workload.streams import stream
+
+GRAPHS = ("full", "piecewise", "none")
+GPU_QUANTITIES = ("gpu_ms", "launch_ms")
+HOST_QUANTITIES = ("schedule_ms", "prepare_ms", "remap_ms", "update_ms")
+SWAPS = ("load_growing", "load_recycled", "activate")
+RANGED = ("num_reqs", "num_tokens", "num_adapters", "kv_tokens", "host_cache_entries")
+DRAWS = 1024
+NS_PER_MS = 1e6
+
+Sum = Callable[[StepShape], float]
+
+
+@dataclass
+class Profile:
+    """A loaded profile: what costs what, what the memory holds, and where a run left the measured ranges."""
+
+    name: str
+    sha256: str
+    """Of the profile's settings as used, overrides included."""
+    costs: CostModel
+    memory: MemoryProfile = field(default_factory=MemoryProfile)
+    warnings: list[str] = field(default_factory=list)
+
+    def outside_range(self) -> list[str]:
+        """Return one sentence for each measured range that the run has left so far."""
+        seen = self.costs.outside_range() if isinstance(self.costs, FittedCosts) else []
+        return [*self.warnings, *seen]
+
+
+def load(
+    settings: Mapping[str, Any], engine: EngineConfig, model: ModelConfig, rank: int, seed: int
+) -> Profile:
+    """Return the profile of a run whose adapters have `rank`. Raises UserError for what is not one."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    kind = settings.get("kind")
+    if kind == "constant":
+        return Profile("constant", digest, _constant(settings))
+    if kind != "fitted":
+        raise UserError(f"profile.kind={kind!r}: expected constant or fitted")
+    name = _text(settings, "name")
+    if _text(settings, "model") != model.name:
+        raise UserError(f"model.name={model.name}: profile {name} was measured with {settings['model']}")
+    ranges = {
+        key: _pair(value, f"profile.ranges.{key}") for key, value in _section(settings, "ranges").items()
+    }
+    costs = FittedCosts(settings, ranges, rank, seed)
+    memory = build(MemoryProfile, _section(settings, "memory"), "profile.memory")
+    configured = {"max_loras": engine.max_loras, "max_lora_rank": engine.max_lora_rank, "adapter_rank": rank}
+    warnings = [text for key, value in configured.items() for text in _outside(ranges, key, value, value)]
+    return Profile(name, digest, costs, memory, warnings)
+
+
+class FittedCosts:
+    """The sums of terms that `calibrate.fit` found; loads are drawn from the measured spread around their
+    mean.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]], rank: int, seed: int
+    ) -> None:
+        steps, host, swaps = (_section(settings, key) for key in ("steps", "host", "swaps"))
+        self._gpu, self._launch = (
+            {graph: _sum(_section(steps, graph, "steps"), name, f"steps.{graph}") for graph in GRAPHS}
+            for name in GPU_QUANTITIES
+        )
+        self._host = [_sum(host, name, "host") for name in HOST_QUANTITIES]
+        self._swaps = {name: _Swap(_section(swaps, name, "swaps"), name, rank, seed) for name in SWAPS}
+        self._ranges = {key: ranges[key] for key in RANGED if key in ranges}
+        self._seen: dict[str, tuple[float, float]] = {}
+
+    def step(self, shape: StepShape) -> StepCost:
+        """Sum up the terms; ns, rounded."""
+        for key in self._ranges:
+            value = getattr(shape, key)
+            low, high = self._seen.get(key, (value, value))
+            if not low <= value <= high or key not in self._seen:
+                self._seen[key] = min(low, value), max(high, value)
+        schedule, prepare, remap, update = (round(total(shape) * NS_PER_MS) for total in self._host)
+        return StepCost(
+            schedule_ns=schedule,
+            prepare_ns=prepare,
+            remap_ns=remap,
+            launch_ns=round(self._launch[shape.graph](shape) * NS_PER_MS),
+            gpu_ns=round(self._gpu[shape.graph](shape) * NS_PER_MS),
+            update_ns=update,
+        )
+
+    def load_ns(self, grows: bool) -> int:
+        """Draw the duration of a load."""
+        return self._swaps["load_growing" if grows else "load_recycled"].draw_ns()
+
+    def activate_ns(self) -> int:
+        """Draw the duration of an activation."""
+        return self._swaps["activate"].draw_ns()
+
+    def outside_range(self) -> list[str]:
+        """Return one sentence for each count that steps took outside the measured range."""
+        return [text for key, seen in self._seen.items() for text in _outside(self._ranges, key, *seen)]
+
+
+class _Swap:
+    """Durations of one kind of swap: a mean that grows with the adapter's rank, times a drawn factor."""
+
+    def __init__(self, settings: Mapping[str, Any], name: str, rank: int, seed: int) -> None:
+        where = f"swaps.{name}"
+        self._mean_ns = NS_PER_MS * (
+            _cost(settings, "constant_ms", where) + _cost(settings, "rank_ms", where) * rank
+        )
+        spread = settings.get("spread")
+        if not isinstance(spread, list) or len(spread) < 2:
+            raise UserError(f"profile.{where}.spread: expected a list of at least two quantiles")
+        self._spread = [_not_negative(value, f"profile.{where}.spread") for value in spread]
+        self._rng = stream(seed, where)
+        self._factors: list[float] = []
+
+    def draw_ns(self) -> int:
+        if not self._factors:
+            levels = np.linspace(0, 1, len(self._spread))
+            self._factors = np.interp(self._rng.random(DRAWS), levels, self._spread).tolist()
+        return round(self._mean_ns * self._factors.pop())
+
+
+def _constant(settings: Mapping[str, Any]) -> ConstantCosts:
+    unknown = sorted(set(settings) - {"kind", "step_ms"})
+    if unknown:
+        raise UserError(f"unknown key profile.{unknown[0]}; accepted: kind, step_ms")
+    step_ms = _finite(settings.get("step_ms"), "profile.step_ms")
+    if step_ms <= 0:
+        raise UserError(f"profile.step_ms={step_ms:g}: must be greater than 0")
+    return ConstantCosts(step_ms)
+
+
+def _sum(settings: Mapping[str, Any], name: str, where: str) -> Sum:
+    """Return the function of a step's shape that a quantity's terms describe, in ms."""
+    section = _section(settings, name, where)
+    unknown = sorted(set(section) - set(TERMS))
+    if unknown:
+        raise UserError(f"unknown term profile.{where}.{name}.{unknown[0]}; accepted: {', '.join(TERMS)}")
+    terms = [
+        (
+            TERMS[term][1],
+            _cost(as_mapping(entry, f"profile.{where}.{name}.{term}"), "value", f"{where}.{name}.{term}"),
+        )
+        for term, entry in section.items()
+    ]
+    return lambda shape: sum(value * count(shape) for count, value in terms)
+
+
+def _outside(ranges: Mapping[str, tuple[float, float]], key: str, low: float, high: float) -> list[str]:
+    if key not in ranges:
+        return []
+    measured_low, measured_high = ranges[key]
+    beyond = [value for value in dict.fromkeys((low, high)) if not measured_low <= value <= measured_high]
+    return [
+        f"{key}={value:g} is outside the measured {measured_low:g} to {measured_high:g}" for value in beyond
+    ]
+
+
+def _section(settings: Mapping[str, Any], key: str, where: str = "") -> Mapping[str, Any]:
+    place = f"profile.{where}.{key}" if where else f"profile.{key}"
+    if key not in settings:
+        raise UserError(f"missing key {place}: not a complete profile; make one with python -m calibrate.fit")
+    return as_mapping(settings[key], place)
+
+
+def _cost(settings: Mapping[str, Any], key: str, where: str) -> float:
+    return _not_negative(settings.get(key), f"profile.{where}.{key}")
+
+
+def _not_negative(value: object, place: str) -> float:
+    number = _finite(value, place)
+    if number < 0:
+        raise UserError(f"{place}={number:g}: must not be negative")
+    return number
+
+
+def _finite(value: object, place: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+        raise UserError(f"{place}={value!r}: expected a number")
+    return float(value)
+
+
+def _text(settings: Mapping[str, Any], key: str) -> str:
+    value = settings.get(key)
+    if not isinstance(value, str):
+        raise UserError(f"profile.{key}={value!r}: expected text")
+    return value
+
+
+def _pair(value: Any, where: str) -> tuple[float, float]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise UserError(f"{where}={value!r}: expected [lowest, highest]")
+    return _finite(value[0], where), _finite(value[1], where)

@@ -1,0 +1,303 @@
+"""Whole event logs of small scenarios, and the engine's invariants on random ones. One step lasts 10 ns."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from simpy import Environment
+
+from policies.admission import FcfsSkip
+from policies.eviction import Lru
+from sim.adapters import AdapterTiers
+from sim.config import EngineConfig
+from sim.costs import ConstantCosts, StepCost, StepShape
+from sim.cudagraph import CudaGraphs
+from sim.engine import Engine, StepRecord
+from sim.kv_blocks import KVBlockPool
+from sim.request import Request
+from sim.scheduler import AsyncScheduler, Scheduler, StepPlan
+
+STEP = 10
+CONFIG = EngineConfig(
+    max_loras=2, max_num_seqs=4, max_num_batched_tokens=16, max_model_len=64, block_size=4, num_gpu_blocks=33
+)
+SYNC = replace(CONFIG, async_scheduling=False)
+
+
+@dataclass
+class Log:
+    """Keeps (time, event, request) of all that happens, and every step."""
+
+    events: list[tuple[int, str, Any]] = field(default_factory=list)
+    steps: list[StepRecord] = field(default_factory=list)
+    successors: dict[str, Request] = field(default_factory=dict)
+    engine: Engine | None = None
+
+    def on_step(self, record: StepRecord) -> None:
+        self.steps.append(record)
+        plan = {request.request_id: tokens for request, tokens in record.plan.num_scheduled_tokens.items()}
+        self.events.append((record.gpu_start_ns, "step", plan))
+
+    def on_preempt(self, request: Request, now_ns: int) -> None:
+        self.events.append((now_ns, "preempt", request.request_id))
+
+    def on_tokens(self, plan: StepPlan, now_ns: int) -> None:
+        for request in plan.sampled:
+            self.events.append((now_ns, "token", request.request_id))
+
+    def on_finish(self, request: Request, now_ns: int) -> None:
+        self.events.append((now_ns, "finish", request.request_id))
+        if self.engine is not None and request.request_id in self.successors:
+            self.engine.submit(self.successors[request.request_id])
+
+    def of(self, *kinds: str) -> list[tuple[int, str, Any]]:
+        return [event for event in self.events if event[1] in kinds]
+
+
+class Costs:
+    """Every phase costs something."""
+
+    def step(self, shape: StepShape) -> StepCost:
+        return StepCost(schedule_ns=1, prepare_ns=1, remap_ns=4, launch_ns=3, gpu_ns=STEP, update_ns=1)
+
+    def load_ns(self, grows: bool) -> int:
+        return 200 if grows else 100
+
+    def activate_ns(self) -> int:
+        return 20
+
+
+def request(name: str, arrival: int = 0, prompt: int = 4, output: int = 2, **more: Any) -> Request:
+    return Request(name, arrival, prompt, output, **more)
+
+
+def engine(env: Environment, config: EngineConfig, log: Log, costs: Any = None) -> Engine:
+    assert config.num_gpu_blocks is not None
+    kv = KVBlockPool(config.num_gpu_blocks, config.block_size)
+    scheduler = (AsyncScheduler if config.async_scheduling else Scheduler)(config, kv, FcfsSkip())
+    tiers = AdapterTiers(config.max_loras, config.host_cache_entries, Lru(), Lru(), seed=0)
+    return Engine(env, config, scheduler, tiers, CudaGraphs(config), costs or ConstantCosts(STEP / 1e6), log)
+
+
+def run(config: EngineConfig, requests: list[Request], log: Log | None = None, costs: Any = None) -> Log:
+    log, env = log or Log(), Environment()
+    log.engine = engine(env, config, log, costs)
+
+    def arrivals() -> Any:
+        for arriving in requests:
+            yield env.timeout(arriving.arrival_ns - env.now)
+            log.engine.submit(arriving)
+
+    env.process(arrivals())
+    env.run()
+    return log
+
+
+def test_sync_two_requests() -> None:
+    assert run(SYNC, [request("a"), request("b", 5, output=1)]).events == [
+        (0, "step", {"a": 4}),
+        (10, "token", "a"),
+        (10, "step", {"a": 1, "b": 4}),
+        (20, "token", "a"),
+        (20, "token", "b"),
+        (20, "finish", "a"),
+        (20, "finish", "b"),
+    ]
+
+
+def test_async_arrival_waits_for_the_step_that_is_planned_already() -> None:
+    assert run(CONFIG, [request("a", output=3), request("b", 5, output=1)]).events == [
+        (0, "step", {"a": 4}),
+        (10, "step", {"a": 1}),
+        (10, "token", "a"),
+        (20, "step", {"a": 1, "b": 4}),
+        (20, "token", "a"),
+        (30, "token", "a"),
+        (30, "token", "b"),
+        (30, "finish", "a"),
+        (30, "finish", "b"),
+    ]
+
+
+def test_async_arrival_at_the_instant_of_a_schedule_is_seen() -> None:
+    assert run(CONFIG, [request("a", output=3), request("b", 10)]).of("step")[2] == (
+        20,
+        "step",
+        {"a": 1, "b": 4},
+    )
+
+
+def test_sync_arrival_at_the_instant_of_a_schedule_is_seen() -> None:
+    assert run(SYNC, [request("a", output=3), request("b", 10)]).of("step")[1] == (
+        10,
+        "step",
+        {"a": 1, "b": 4},
+    )
+
+
+def test_async_stop_by_itself_is_known_one_step_late() -> None:
+    early = request("a", output=1, max_tokens=9)
+    log = run(replace(CONFIG, max_num_seqs=1), [early, request("b", output=1)])
+    assert log.events == [
+        (0, "step", {"a": 4}),
+        (10, "step", {"a": 1}),
+        (10, "token", "a"),
+        (10, "finish", "a"),
+        (20, "step", {"b": 4}),
+        (30, "token", "b"),
+        (30, "finish", "b"),
+    ]
+
+
+def test_async_last_token_at_max_tokens_is_not_scheduled_again_but_keeps_its_place() -> None:
+    log = run(replace(CONFIG, max_num_seqs=1), [request("a", output=1), request("b", output=1)])
+    assert log.of("step") == [(0, "step", {"a": 4}), (10, "step", {"b": 4})]
+    assert log.steps[1].schedule_ns == 10
+
+
+@pytest.mark.parametrize("config", [CONFIG, SYNC], ids=["async", "sync"])
+def test_long_prompt_is_chunked_by_the_token_budget(config: EngineConfig) -> None:
+    log = run(config, [request("a", prompt=40, output=1)])
+    assert log.events == [
+        (0, "step", {"a": 16}),
+        (10, "step", {"a": 16}),
+        (20, "step", {"a": 8}),
+        (30, "token", "a"),
+        (30, "finish", "a"),
+    ]
+
+
+def test_preempted_from_the_tail_and_recomputed_before_later_arrivals() -> None:
+    config = replace(SYNC, num_gpu_blocks=5)
+    log = run(config, [request("a", prompt=7, output=4), request("b", prompt=7, output=3), request("c", 5)])
+    assert log.of("step", "preempt", "finish") == [
+        (0, "step", {"a": 7, "b": 7}),
+        (10, "step", {"a": 1, "b": 1}),
+        (20, "preempt", "b"),
+        (20, "step", {"a": 1}),
+        (30, "step", {"a": 1}),
+        (40, "finish", "a"),
+        (40, "step", {"b": 9, "c": 4}),
+        (50, "finish", "b"),
+        (50, "step", {"c": 1}),
+        (60, "finish", "c"),
+    ]
+
+
+def test_adapters_beyond_max_loras_are_passed_over() -> None:
+    requests = [request(f"{adapter}{n}", adapter=adapter) for n in (1, 2) for adapter in "xyz"]
+    log = run(SYNC, [*requests, request("base")])
+    assert log.of("step") == [
+        (0, "step", {"x1": 4, "y1": 4, "x2": 4, "y2": 4}),
+        (10, "step", {"x1": 1, "y1": 1, "x2": 1, "y2": 1}),
+        (20, "step", {"z1": 4, "z2": 4, "base": 4}),
+        (30, "step", {"z1": 1, "z2": 1, "base": 1}),
+    ]
+
+
+def test_closed_loop_successor_is_seen_at_the_instant_of_completion() -> None:
+    log = run(SYNC, [request("a", output=1)], Log(successors={"a": request("b", 10, output=1)}))
+    assert log.of("step") == [(0, "step", {"a": 4}), (10, "step", {"b": 4})]
+
+
+def times(steps: list[StepRecord]) -> list[tuple[int, int, int]]:
+    return [(step.schedule_ns, step.gpu_start_ns, step.gpu_end_ns) for step in steps]
+
+
+def test_host_work_is_hidden_behind_the_gpu_only_when_asynchronous() -> None:
+    sync = run(SYNC, [request("a", prompt=1, output=3)], costs=Costs()).steps
+    assert times(sync) == [(0, 5, 15), (16, 18, 28), (29, 31, 41)]
+    assert [step.gpu_idle.host_ns for step in sync] == [5, 3, 3]
+    steps = run(CONFIG, [request("a", prompt=1, output=3)], costs=Costs()).steps
+    assert times(steps) == [(0, 5, 15), (8, 15, 25), (16, 25, 35)]
+    assert [step.gpu_idle.host_ns for step in steps] == [5, 0, 0]
+
+
+def test_a_changed_lora_mapping_waits_for_the_gpu() -> None:
+    steps = run(CONFIG, [request("a", prompt=4, output=3)], costs=Costs()).steps
+    assert times(steps) == [(0, 5, 15), (8, 15 + 4, 29), (23, 29, 39)]
+    assert [step.gpu_idle.host_ns for step in steps] == [5, 4, 0]
+
+
+def test_loads_and_activations_delay_the_launch_and_explain_the_idle_gpu() -> None:
+    log = run(SYNC, [request("a", 50, output=1, adapter="x")], costs=Costs())
+    step = log.steps[0]
+    assert (step.load_ns, step.activate_ns) == (200, 20)
+    assert times(log.steps) == [(50, 50 + 1 + 200 + 20 + 4, 50 + 1 + 200 + 20 + 4 + STEP)]
+    assert step.gpu_idle == (200, 20, 5, 50)
+    assert [event.kind for event in step.events] == ["load", "activate"]
+
+
+def test_only_a_host_cache_that_grows_allocates_memory() -> None:
+    requests = [request(name, 1000 * n, output=1, adapter=name) for n, name in enumerate("wxyzw")]
+    steps = run(replace(SYNC, max_cpu_loras=2), requests, costs=Costs()).steps
+    assert [step.load_ns for step in steps] == [
+        200,
+        200,
+        200,
+        100,
+        100,
+    ]  # The third is loaded before another leaves.
+
+
+class Checked(Log):
+    """A log that holds the invariants of every step."""
+
+    def on_step(self, record: StepRecord) -> None:
+        super().on_step(record)
+        assert self.engine is not None
+        config, scheduler, plan = self.engine.config, self.engine.scheduler, record.plan
+        tokens = plan.num_scheduled_tokens
+        assert sum(tokens.values()) == plan.num_tokens <= config.max_num_batched_tokens
+        assert max(tokens.values()) == plan.max_query_len
+        assert list(dict.fromkeys(r.adapter for r in tokens if r.adapter)) == list(plan.adapters)
+        assert len(plan.adapters) <= config.max_loras
+        assert len(scheduler.running) <= config.max_num_seqs
+        assert set(plan.adapters) <= set(self.engine.tiers.slots) <= self.engine.tiers.host_cache
+        assert scheduler.kv.num_free_blocks >= 0
+        assert scheduler.kv.num_used_blocks == sum(r.num_kv_blocks for r in scheduler.running)
+        assert sum(record.gpu_idle) == record.gpu_start_ns - (self.steps[-2].gpu_end_ns if record.step else 0)
+
+
+configs = st.builds(
+    EngineConfig,
+    max_loras=st.integers(1, 3),
+    max_cpu_loras=st.integers(3, 5),
+    max_num_seqs=st.integers(1, 6),
+    max_num_batched_tokens=st.sampled_from([6, 20, 64]),
+    max_model_len=st.just(64),
+    block_size=st.sampled_from([1, 4]),
+    num_gpu_blocks=st.sampled_from([66, 90, 200]),
+    async_scheduling=st.booleans(),
+    scheduler_reserve_full_isl=st.booleans(),
+    long_prefill_token_threshold=st.sampled_from([0, 5]),
+)
+arrivals = st.lists(
+    st.tuples(
+        st.integers(0, 300),
+        st.integers(1, 40),
+        st.integers(1, 12),
+        st.integers(0, 12),
+        st.sampled_from([None, *"uvwxyz"]),
+    ),
+    max_size=25,
+)
+
+
+@given(configs, arrivals, st.booleans())
+def test_everything_submitted_completes_and_gives_back_its_blocks(
+    config: EngineConfig, drawn: Any, free: bool
+) -> None:
+    requests = [
+        Request(str(n), at, prompt, output, output + more, adapter)
+        for n, (at, prompt, output, more, adapter) in enumerate(sorted(drawn, key=lambda d: d[0]))
+    ]
+    log = run(config, requests, Checked(), None if free else Costs())
+    assert all(r.is_finished and r.num_output_tokens == r.output_length for r in requests)
+    assert all(r.arrival_ns <= r.scheduled_ns < r.first_token_ns <= r.finish_ns for r in requests)
+    assert len(log.of("token")) == sum(r.output_length for r in requests)
+    assert log.engine is not None
+    assert log.engine.scheduler.kv.num_used_blocks == 0
+    assert not log.engine.scheduler.has_requests()
