@@ -1,0 +1,173 @@
+"""The one wrapper around every Hydra application of the project: errors in one line, exit statuses."""
+
+import functools
+import importlib
+import os
+import shlex
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+import yaml
+from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from tqdm import tqdm
+
+from sim.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+# Beginnings of lines in Hydra's messages that say nothing to a user.
+_NOISE = ("full_key:", "object_type=", "reference_type=", "See ", "To append ", "^")
+
+
+def hydra_entry(task: Callable[[DictConfig], Any], config_name: str, prog: str = "lorasim") -> None:
+    """Run ``task`` as the Hydra application ``conf/<config_name>.yaml`` with the arguments in ``sys.argv``.
+
+    What a user can mend (Hydra's own errors, UserError, a file that cannot be read or written) becomes one
+    line ``lorasim: error: ...`` on standard error and exit status 2; an interruption one line and 130. Every
+    other exception is a bug and keeps its traceback. ``task`` must be importable by name, for launchers that
+    run jobs in other processes.
+    """
+    # Without it Hydra prints and swallows exceptions itself; with it they arrive here.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    _import_neighbours()
+    try:
+        _refuse_bad_flags()
+        with warnings.catch_warnings():
+            # Hydra turns an exception in a callback into a warning and carries on.
+            warnings.filterwarnings("error", message=r"Callback \S+ raised", category=UserWarning)
+            hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(_Job(task))()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        _exit(f"{prog}: interrupted", EXIT_INTERRUPTED)
+    except (_Stop, Exception) as raised:
+        error = raised.__context__ if isinstance(raised, _Stop | UserWarning) else raised
+        if isinstance(error, BrokenPipeError):
+            # The reader has gone; the interpreter must not fail once more while it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(EXIT_BROKEN_PIPE)
+        if not isinstance(error, Exception) or not _is_users(error):
+            raise
+        _exit(f"{prog}: error: {one_line(error)}", EXIT_USER_ERROR)
+
+
+class _Stop(BaseException):
+    """Carries an error that a user can mend (its context) past Hydra, which would add a line of its own."""
+
+
+class _Job:
+    """A task that raises _Stop in place of an error that a user can mend."""
+
+    def __init__(self, task: Callable[[DictConfig], Any]) -> None:
+        # Hydra looks for the application's module through the attributes that this copies.
+        functools.update_wrapper(self, task)
+        self.task = task
+
+    def __call__(self, config: DictConfig) -> Any:
+        try:
+            return self.task(config)
+        except Exception as error:
+            if not _is_users(error):
+                raise
+            raise _Stop from error
+
+
+def one_line(error: Exception) -> str:
+    """Return what ``error`` says to a user in one line: what, where, and what would be accepted."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, yaml.YAMLError | UnicodeDecodeError):
+        return _bad_yaml(error)
+    if isinstance(error, OmegaConfBaseException):
+        where = f"{error.full_key}: " if error.full_key else ""
+        return "; ".join([f"{where}{_lines(error)[0]}", *_accepted_keys(error)])
+    return "; ".join(_refused_override(error))
+
+
+def _refused_override(error: Exception) -> list[str]:
+    """Return the parts of what Hydra says about an override that it refuses."""
+    if isinstance(error, MissingConfigException) and error.options:
+        return [_lines(error)[0], f"accepted: {', '.join(error.options)}"]
+    if isinstance(error, OverrideParseException):
+        return [f"cannot read {error.override!r}", *_lines(error), "accepted: key=value"]
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        return [_lines(error)[0], _lines(error.__cause__)[0], *_accepted_keys(error.__cause__)]
+    return [*_lines(error), f"given: {shlex.join(sys.argv[1:])}"]
+
+
+def _bad_yaml(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    """Say which configuration file is not readable YAML, and in which line if that is known."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        where = f"{error.problem_mark.name}, line {error.problem_mark.line + 1}"
+        return f"{where}: not valid YAML: {error.problem}"
+    # The decoder does not know which file it reads; Hydra's frame that opened the file does.
+    frames = (frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__))
+    name = next((values["full_path"] for values in frames if "full_path" in values), "configuration file")
+    return f"{name}: not valid YAML: not text in UTF-8"
+
+
+def _import_neighbours() -> None:
+    """Import the rooms beside this one, in place of folders of the same names in the user's path."""
+    root = str(Path(__file__).resolve().parent.parent)
+    sys.path.insert(0, root)
+    for room in ("conf", "policies"):
+        importlib.import_module(room)
+    sys.path.remove(root)
+
+
+def _refuse_bad_flags() -> None:
+    """Let Hydra's parser read the flags once, with its errors as UserError instead of a page of usage."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args()
+
+
+def _is_users(error: Exception) -> bool:
+    """Say whether a user, and not a change of this code, can mend ``error``."""
+    if isinstance(error, ValueError) and _is_raised_by_hydra(error):
+        return True
+    of_files = OSError | yaml.YAMLError | UnicodeDecodeError
+    return isinstance(error, UserError | HydraException | OmegaConfBaseException | of_files)
+
+
+def _is_raised_by_hydra(error: Exception) -> bool:
+    """Say whether Hydra itself raised ``error``, as it does for flags that exclude each other."""
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("hydra.")
+
+
+def _accepted_keys(error: OmegaConfBaseException) -> list[str]:
+    """Return the keys beside the one that was not found, if that is what ``error`` is about."""
+    parent = error.parent_node
+    if not isinstance(error, ConfigKeyError | ConfigAttributeError) or not isinstance(parent, DictConfig):
+        return []
+    return [f"accepted: {', '.join(str(key) for key in parent if key != 'hydra')}"]
+
+
+def _lines(error: BaseException) -> list[str]:
+    """Return the lines of Hydra's message that help a user: nothing on its internals, no search path."""
+    kept = []
+    for line in (line.strip() for line in str(error).splitlines()):
+        if line.startswith("Config search path"):
+            break
+        if line and not line.startswith(_NOISE):
+            kept.append(line.split(", set env var HYDRA_FULL_ERROR")[0].rstrip(".:"))
+    return kept or [type(error).__name__]
+
+
+def _exit(message: str, status: int) -> NoReturn:
+    # In place of print, for a progress bar that is still shown.
+    tqdm.write(message, file=sys.stderr)
+    sys.exit(status)

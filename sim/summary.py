@@ -1,0 +1,113 @@
+"""``summary.json`` and ``requests.parquet`` of a run, from its requests and its recorder."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from sim.client import Client
+from sim.metrics import NS_PER_MS, NS_PER_S, e2el_ns, latencies, ratio, tpot_ns, ttft_ns
+from sim.recorder import Recorder
+from sim.request import Request, RequestStatus
+from sim.results import REQUESTS_SCHEMA
+
+STATUSES = ("completed", "running", "waiting", "rejected", "aborted")
+
+
+def status_of(request: Request, client: Client) -> str:
+    """Return where a submitted request is when the run ends: one of STATUSES."""
+    if request in client.rejected:
+        return "rejected"
+    if request.is_finished:
+        return "completed"
+    return "running" if request.status is RequestStatus.RUNNING else "waiting"
+
+
+def counts(client: Client) -> dict[str, int]:
+    """Return the number of requests submitted and of each status, over the whole run, warm-up included."""
+    found = Counter(status_of(request, client) for request in client.requests)
+    return {"submitted": len(client.requests)} | {status: found[status] for status in STATUSES}
+
+
+def run_metrics(client: Client, recorder: Recorder, end_ns: int) -> dict[str, Any]:
+    """Return the metrics of ``summary.json`` over the window that ends at ``end_ns``; see sim.metrics."""
+    start_ns = recorder.start_ns
+    window_s = (end_ns - start_ns) / NS_PER_S
+    finished = [r for r in client.requests if r.finish_ns is not None and r.finish_ns >= start_ns]
+    input_tokens = sum(request.num_prompt_tokens for request in finished)
+    output_tokens = recorder.num_output_tokens
+    return {
+        "duration_s": window_s,
+        "request_throughput": ratio(len(finished), window_s),
+        "output_throughput": ratio(output_tokens, window_s),
+        "total_token_throughput": ratio(input_tokens + output_tokens, window_s),
+        "completed": len(finished),
+        "total_input_tokens": input_tokens,
+        "total_output_tokens": output_tokens,
+        **latencies((r for r in finished if r.arrival_ns >= start_ns), recorder.itl_gaps_ns),
+        "counts": counts(client),
+        **adapter_metrics(recorder),
+        "time_share": time_share(recorder, end_ns),
+        "num_preemptions": recorder.num_preemptions,
+        "engine_steps": recorder.num_steps,
+    }
+
+
+def adapter_metrics(recorder: Recorder) -> dict[str, Any]:
+    """Return loads, activations, evictions and hit rates.
+
+    ``slot_hit_rate``: of the uses of an adapter by a step, those that found it in a slot.
+    ``host_cache_hit_rate``: of the activations, those that found it in the host cache.
+    """
+    events = recorder.adapter_events
+    misses, loads = ratio(events["activate"], recorder.num_adapter_uses), events["load"]
+    load_ratio = ratio(loads, events["activate"])
+    return {
+        "adapter_loads": loads,
+        "adapter_activations": events["activate"],
+        "adapters": {
+            "slot_hit_rate": None if misses is None else 1 - misses,
+            "host_cache_hit_rate": None if load_ratio is None else 1 - load_ratio,
+            "host_cache_evictions": events["evict_host"],
+            "slot_evictions": events["evict_slot"],
+        },
+    }
+
+
+def time_share(recorder: Recorder, end_ns: int) -> dict[str, float]:
+    """Return the fractions of the window in which the GPU computed, or waited for what; they sum to 1.
+
+    ``compute``: from the start of a step on the GPU to its end, copies to slots included. ``loading``,
+    ``activation``, ``host``: it waited while the host thread did that. ``idle``: there was nothing to do.
+    """
+    window_ns = end_ns - recorder.start_ns
+    names = ("compute", "loading", "activation", "host")
+    shares = {name: ratio(getattr(recorder.gpu_time, name), window_ns) or 0.0 for name in names}
+    return shares | {"idle": max(0.0, 1 - sum(shares.values()))}
+
+
+def requests_table(client: Client) -> pa.Table:
+    """Return ``requests.parquet``: a row per submitted request in order of arrival, warm-up included."""
+    requests = client.requests
+    columns = {
+        "request_id": [request.request_id for request in requests],
+        "adapter": [request.adapter for request in requests],
+        "arrival_s": [request.arrival_ns / NS_PER_S for request in requests],
+        "scheduled_s": _scaled([request.scheduled_ns for request in requests], NS_PER_S),
+        "first_token_s": _scaled([request.first_token_ns for request in requests], NS_PER_S),
+        "finish_s": _scaled([request.finish_ns for request in requests], NS_PER_S),
+        "input_length": [request.num_prompt_tokens for request in requests],
+        "output_length": [request.output_length for request in requests],
+        "num_generated_tokens": [request.num_output_tokens for request in requests],
+        "num_preemptions": [request.num_preemptions for request in requests],
+        "status": [status_of(request, client) for request in requests],
+        "ttft_ms": _scaled([ttft_ns(request) for request in requests], NS_PER_MS),
+        "tpot_ms": _scaled([tpot_ns(request) for request in requests], NS_PER_MS),
+        "e2el_ms": _scaled([e2el_ns(request) for request in requests], NS_PER_MS),
+    }
+    return pa.table(columns, schema=REQUESTS_SCHEMA)
+
+
+def _scaled(values_ns: Sequence[float | None], unit_ns: float) -> list[float | None]:
+    return [None if value is None else value / unit_ns for value in values_ns]

@@ -1,0 +1,1 @@
+"""Arrival processes of the open loop: one file each."""

@@ -1,0 +1,20 @@
+"""Poisson arrivals: what ``vllm bench serve --request-rate R`` offers at its default burstiness of 1."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+CHUNK = 4096
+
+
+def poisson(request_rate: float, rng: np.random.Generator) -> Iterator[int]:
+    """Yield endless arrival times in ns whose gaps are exponential with mean ``1/request_rate`` s.
+
+    The draws have unit rate and are scaled, so that two rates under one seed are the same arrivals played
+    faster or slower.
+    """
+    elapsed = 0.0
+    while True:
+        times = elapsed + np.cumsum(rng.standard_exponential(CHUNK))
+        elapsed = float(times[-1])
+        yield from np.rint(times * (1e9 / request_rate)).astype(np.int64).tolist()
