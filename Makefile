@@ -12,15 +12,24 @@ BIN := $(VENV)/bin
 # Named after the interpreter's version, so that another PYTHON makes the environment anew.
 STAMP := $(VENV)/.installed-$(VERSION)
 RESULTS := runs/first_light
+PUBLISHED := reports/published/first_light
+EVIDENCE := fit=calibrate/fits/h100_llama_3_1_8b check=calibrate/replays/h100/Llama-3.1-8B/check.csv
 
-.PHONY: help run test lock setup
+.PHONY: help run test published lock setup
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.* ## ' Makefile | sed -E 's/^([a-z]+):.* ## /  make \1\t/' | expand -t 14
 
 run: setup ## Simulate 1,000 adapters on the shipped H100 profile and write a report (runs/first_light)
 	@$(BIN)/lorasim -m +experiment=first_light hydra.sweep.dir=$(RESULTS)
-	$(BIN)/python -m reports dir=$(RESULTS)
+	$(BIN)/python -m reports dir=$(RESULTS) $(EVIDENCE)
+
+published: setup ## Make reports/published/first_light anew, from the files in the tree
+	@$(BIN)/lorasim -m +experiment=first_light hydra.sweep.dir=$(RESULTS)
+	$(BIN)/python -m calibrate.fit
+	$(BIN)/python -m calibrate.validate
+	$(BIN)/python -m reports dir=$(RESULTS) $(EVIDENCE) out=$(PUBLISHED)/report.html pictures=$(PUBLISHED)
+	cp $(RESULTS)/sweep.csv $(PUBLISHED)/sweep.csv
 
 test: setup ## Lint, type check, tests
 	@$(BIN)/ruff check

@@ -19,7 +19,8 @@ from sim.workload.streams import stream
 GRAPHS = ("full", "piecewise", "none")
 GPU_QUANTITIES = ("gpu_ms", "launch_ms")
 HOST_QUANTITIES = ("schedule_ms", "prepare_ms", "remap_ms", "update_ms")
-SWAPS = ("load_growing", "load_recycled", "activate")
+SWAPS = {"load_growing": "load", "load_recycled": "load", "activate": "activate"}
+"""Kind of swap -> its factor in `host_scale`."""
 RANGED = ("num_reqs", "num_tokens", "num_adapters", "kv_tokens", "host_cache_entries")
 DRAWS = 1024
 NS_PER_MS = 1e6
@@ -75,13 +76,19 @@ class FittedCosts:
     def __init__(
         self, settings: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]], rank: int, seed: int
     ) -> None:
-        steps, host, swaps = (_section(settings, key) for key in ("steps", "host", "swaps"))
+        steps, host, swaps, scales = (
+            _section(settings, key) for key in ("steps", "host", "swaps", "host_scale")
+        )
+        self._host_ns = NS_PER_MS * _cost(scales, "steps", "host_scale")
         self._gpu, self._launch = (
             {graph: _sum(_section(steps, graph, "steps"), name, f"steps.{graph}") for graph in GRAPHS}
             for name in GPU_QUANTITIES
         )
         self._host = [_sum(host, name, "host") for name in HOST_QUANTITIES]
-        self._swaps = {name: _Swap(_section(swaps, name, "swaps"), name, rank, seed) for name in SWAPS}
+        self._swaps = {
+            name: _Swap(_section(swaps, name, "swaps"), name, rank, seed, _cost(scales, factor, "host_scale"))
+            for name, factor in SWAPS.items()
+        }
         self._ranges = {key: ranges[key] for key in RANGED if key in ranges}
         self._seen: dict[str, tuple[float, float]] = {}
 
@@ -92,12 +99,12 @@ class FittedCosts:
             low, high = self._seen.get(key, (value, value))
             if not low <= value <= high or key not in self._seen:
                 self._seen[key] = min(low, value), max(high, value)
-        schedule, prepare, remap, update = (round(total(shape) * NS_PER_MS) for total in self._host)
+        schedule, prepare, remap, update = (round(total(shape) * self._host_ns) for total in self._host)
         return StepCost(
             schedule_ns=schedule,
             prepare_ns=prepare,
             remap_ns=remap,
-            launch_ns=round(self._launch[shape.graph](shape) * NS_PER_MS),
+            launch_ns=round(self._launch[shape.graph](shape) * self._host_ns),
             gpu_ns=round(self._gpu[shape.graph](shape) * NS_PER_MS),
             update_ns=update,
         )
@@ -118,10 +125,12 @@ class FittedCosts:
 class _Swap:
     """Durations of one kind of swap: a mean that grows with the adapter's rank, times a drawn factor."""
 
-    def __init__(self, settings: Mapping[str, Any], name: str, rank: int, seed: int) -> None:
+    def __init__(self, settings: Mapping[str, Any], name: str, rank: int, seed: int, scale: float) -> None:
         where = f"swaps.{name}"
-        self._mean_ns = NS_PER_MS * (
-            _cost(settings, "constant_ms", where) + _cost(settings, "rank_ms", where) * rank
+        self._mean_ns = (
+            NS_PER_MS
+            * scale
+            * (_cost(settings, "constant_ms", where) + _cost(settings, "rank_ms", where) * rank)
         )
         spread = settings.get("spread")
         if not isinstance(spread, list) or len(spread) < 2:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from refusal import refused
 
 from sim.__main__ import main
 
@@ -61,22 +62,6 @@ BAD_PROFILES = {
     "an unknown kind": (b"kind: nonsense\n", "nonsense"),
     "an unknown key": (b"kind: constant\nstep_ms: 10\nnonsense: 1\n", "nonsense"),
 }
-
-
-def refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path, words: list[str]
-) -> str:
-    """Run ``lorasim``, check everything that holds for all bad input, and return the line."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["lorasim", *words])
-    before = set(folder.rglob("*"))
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    assert exit_.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("lorasim: error: ")
-    assert not [path for path in set(folder.rglob("*")) - before if path.is_file()]
-    return line
 
 
 @pytest.mark.parametrize(("words", "named"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)

@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_a_row_with_status_oom(monkeypatch: pytest.MonkeyPa
 def test_first_light_is_the_sweep_of_make_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quick = ["profile=constant", "workload.duration_s=1", "engine.max_loras=4,64"]
+    quick = ["profile=constant", "workload.duration_s=1", "warmup_s=0", "engine.max_loras=4,64"]
     lorasim(monkeypatch, tmp_path, "-m", "+experiment=first_light", *quick)
     rows = read_csv(tmp_path / "runs" / "first_light" / "sweep.csv")
     jobs = {(row["engine.max_loras"], row["workload"], row["status"]) for row in rows}

@@ -1,0 +1,33 @@
+"""A file is there whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from sim.files import write_atomically
+
+
+def test_it_replaces_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.yaml"
+    write_atomically(path, b"old")
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("method", ["write_bytes", "replace"])
+def test_the_old_file_stays_when_writing_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, error: type[BaseException]
+) -> None:
+    path = tmp_path / "file.yaml"
+    write_atomically(path, b"old")
+
+    def fail(self: Path, other: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, method, fail)
+    with pytest.raises(error):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
