@@ -1,0 +1,62 @@
+"""``python -m reports dir=<folder of a sweep>``: one self-contained HTML page about it."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from reports.choose import Recommendation, recommend
+from reports.evidence import load_check, load_fit
+from reports.load import MAKE_SWEEP, Row, load_sweep
+from reports.page import render
+from reports.svg import picture
+from reports.sweep_plots import sweep_plots
+from reports.tables import best_table
+from sim.cli import hydra_entry
+from sim.errors import UserError
+from sim.files import write_atomically
+
+
+def main() -> None:
+    """Run ``python -m reports`` with the arguments in ``sys.argv``."""
+    hydra_entry(task, "report", "reports")
+
+
+def task(config: DictConfig) -> None:
+    """Read what ``config`` names, write the page, and print the answer. Raises UserError and OSError."""
+    if config.dir is None:
+        raise UserError(f"dir: not given; expected dir=<folder of a sweep>, as `{MAKE_SWEEP}` makes it")
+    folder = Path(str(config.dir))
+    rows = load_sweep(folder)
+    fit = None if config.fit is None else load_fit(Path(str(config.fit)))
+    check = None if config.check is None else load_check(Path(str(config.check)))
+    out = folder / "report.html" if config.out is None else Path(str(config.out))
+    if out.is_dir():
+        raise UserError(f"out={out}: is a folder; expected the name of the HTML file to write")
+    write_atomically(out, render(rows, fit, check).encode())
+    if config.pictures is not None:
+        for plot in sweep_plots(rows):
+            write_atomically(Path(str(config.pictures)) / f"{plot.name}.svg", picture(plot))
+    print(in_short(rows, recommend(rows)))
+    print(f"\nReport: {out}")
+
+
+def in_short(rows: list[Row], choice: Recommendation | None) -> str:
+    """Return the best setting for each traffic shape as a table, and the recommended command line."""
+    table = best_table(rows, choice)
+    lines = [list(table.head), *(list(row) for row in table.rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(table.head))]
+    text = [
+        "  ".join(
+            cell.ljust(width) if column < table.labels else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    command = ["No run succeeded, so no setting is recommended; the report has the messages."]
+    if choice is not None:
+        command = [f"Recommended for all traffic shapes: {choice.setting}", "", choice.serve_command]
+    return "\n".join([*text, "", *command])
+
+
+if __name__ == "__main__":
+    main()
