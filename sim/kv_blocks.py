@@ -1,5 +1,8 @@
 """KV cache blocks, counted."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from sim.request import Request
 
 
@@ -20,8 +23,16 @@ class KVBlockPool:
         """Blocks that requests hold."""
         return self.num_gpu_blocks - 1 - self.num_free_blocks
 
+    def computed_blocks(self, request: Request) -> Sequence[Any]:
+        """Return the blocks that `request`, which waits, need not compute: none."""
+        return ()
+
     def allocate_slots(
-        self, request: Request, num_new_tokens: int, full_sequence_must_fit: bool = False
+        self,
+        request: Request,
+        num_new_tokens: int,
+        computed_blocks: Sequence[Any] = (),
+        full_sequence_must_fit: bool = False,
     ) -> bool:
         """Give `request` the blocks it lacks for `num_new_tokens` more, or nothing and return False.
 
@@ -36,6 +47,13 @@ class KVBlockPool:
         self.num_free_blocks -= num_new_blocks
         request.num_kv_blocks += num_new_blocks
         return True
+
+    def take(self, num_blocks: int) -> None:
+        """Give `num_blocks` of the free blocks to requests that hold them together."""
+        self.num_free_blocks -= num_blocks
+
+    def cache_blocks(self, request: Request, num_tokens: int) -> None:
+        """Take note that the first `num_tokens` of `request` are known; nothing is kept of it here."""
 
     def free(self, request: Request) -> None:
         """Take back all blocks of `request`."""

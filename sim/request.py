@@ -1,17 +1,18 @@
 """A request and its state in the engine."""
 
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from enum import IntEnum, auto
 
 
-class RequestStatus(Enum):
-    """As vLLM's (vllm/v1/request.py), as far as they occur here."""
+class RequestStatus(IntEnum):
+    """As vLLM's (vllm/v1/request.py), as far as they occur here; those after PREEMPTED are finished."""
 
     WAITING = auto()
     RUNNING = auto()
     PREEMPTED = auto()
     FINISHED_STOPPED = auto()
     FINISHED_LENGTH_CAPPED = auto()
+    FINISHED_ABORTED = auto()
 
 
 @dataclass(slots=True, eq=False)
@@ -27,6 +28,10 @@ class Request:
     """Most tokens that it may generate, which the scheduler knows; 0 stands for `output_length`."""
     adapter: str | None = None
     priority: int = 0
+    """The smaller, the more urgent (`scheduling_policy=priority`)."""
+    prefix_hashes: tuple[int, ...] = ()
+    """For each of its first full blocks that another prompt may have too: what stands for the prompt up to
+    the end of that block, as the `hash_ids` of a Mooncake trace do. What follows is its own."""
 
     status: RequestStatus = field(default=RequestStatus.WAITING, init=False)
     num_tokens: int = field(init=False)
@@ -38,12 +43,17 @@ class Request:
     num_output_placeholders: int = field(default=0, init=False)
     """Tokens of scheduled steps that are not known yet (asynchronous scheduling)."""
     num_kv_blocks: int = field(default=0, init=False)
+    num_cached_blocks: int = field(default=0, init=False)
+    """The first of its blocks, all full, which are in the prefix cache."""
     num_preemptions: int = field(default=0, init=False)
     scheduled_ns: int | None = field(default=None, init=False)
     """When it was scheduled for the first time."""
     first_token_ns: int | None = field(default=None, init=False)
     last_token_ns: int | None = field(default=None, init=False)
     finish_ns: int | None = field(default=None, init=False)
+    """When it was complete."""
+    abort_ns: int | None = field(default=None, init=False)
+    """When its client gave it up."""
 
     def __post_init__(self) -> None:
         self.max_tokens = self.max_tokens or self.output_length
@@ -58,4 +68,4 @@ class Request:
     @property
     def is_finished(self) -> bool:
         """Whether it has left the engine."""
-        return self.status in (RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH_CAPPED)
+        return self.status > RequestStatus.PREEMPTED

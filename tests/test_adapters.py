@@ -99,3 +99,17 @@ def test_tiers_are_inclusive_and_within_capacity(max_loras: int, more: int, step
         assert len(both.host_cache) <= max_loras + more
         assert len(set(both.slots.values())) == len(both.slots)
         assert both.apply(step) == []
+
+
+def test_a_warm_start_evicts_the_oldest_first() -> None:
+    warm = tiers(max_loras=2, max_cpu_loras=3)
+    warm.fill(["old", "new", "newer"], ["newer", "new"])
+    assert warm.slots == {"newer": 0, "new": 1}
+    assert warm.host_cache == {"old", "new", "newer"}
+    assert warm.apply(["new"]) == []
+    assert warm.apply(["other"]) == [
+        ("load", "other", None),
+        ("evict_host", "old", None),
+        ("evict_slot", "newer", 0),
+        ("activate", "other", 0),
+    ]

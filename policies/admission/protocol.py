@@ -76,6 +76,14 @@ class AdmissionPolicy(Protocol[R]):
         """Give up the candidate that was yielded last: it runs now."""
         ...
 
+    def next_change_ns(self) -> int | None:
+        """When a step like the last one might be given other candidates, though no request came or went.
+
+        None: never. A policy that looks at the clock must say when; the steps until then may be simulated at
+        once, without asking for candidates.
+        """
+        ...
+
     def __len__(self) -> int:
         """Number of waiting requests."""
         ...

@@ -1,7 +1,7 @@
 """Least recently used first: vLLM's only policy (vllm/utils/cache.py, `LRUCache`)."""
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 
 class Lru:
@@ -14,14 +14,15 @@ class Lru:
     def __init__(self) -> None:
         # A plain dict would not do: finding its first key gets slow where keys were deleted at the front.
         self._order: OrderedDict[str, None] = OrderedDict()
+        self.on_access: Callable[[str], None] = self._order.move_to_end
+        """`key` is the most recent now. (Called for every adapter of a step: no function of ours between.)"""
 
     def on_insert(self, key: str) -> None:
         """`key` is the most recent now."""
         self._order[key] = None
 
-    def on_access(self, key: str) -> None:
-        """`key` is the most recent now."""
-        self._order.move_to_end(key)
+    def on_repeat(self, keys: Collection[str], num_steps: int) -> None:
+        """Nothing changes: the last step has put them in this order."""
 
     def on_remove(self, key: str) -> None:
         """Forget `key`."""

@@ -15,6 +15,10 @@ class EvictionPolicy(Protocol):
         """`key`, which is in the tier, is used by the step that is being prepared."""
         ...
 
+    def on_repeat(self, keys: Collection[str], num_steps: int) -> None:
+        """`keys`, those of the last step, are accessed in `num_steps` further steps in the same order."""
+        ...
+
     def on_remove(self, key: str) -> None:
         """`key` has left the tier, as a victim or because it left the tier below."""
         ...

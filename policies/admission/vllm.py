@@ -1,0 +1,11 @@
+"""vLLM's own waiting queue."""
+
+from policies.admission.adapter_lines import AdapterLines
+from policies.admission.fcfs_skip import FcfsSkip
+from policies.admission.priority import Priority
+from policies.admission.protocol import R
+
+
+def vllm_queue(scheduling_policy: str) -> AdapterLines[R]:
+    """Return the queue for vLLM's `--scheduling-policy`: `fcfs` or `priority` (`create_request_queue`)."""
+    return Priority() if scheduling_policy == "priority" else FcfsSkip()
