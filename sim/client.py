@@ -1,69 +1,120 @@
-"""The clients of a run: they send a workload's requests to an engine, open loop or closed loop."""
+"""The clients of a run: they send a workload's requests to its engines, open loop or closed loop."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 
 import simpy
 from simpy.events import Event
 
+from sim.config import EngineConfig
 from sim.engine import Engine
+from sim.errors import UserError
+from sim.replicas import Router
 from sim.request import Request
-from sim.workload import RequestSpec, WorkloadConfig
+from sim.workload import RequestSpec, Traffic, WorkloadConfig
+from sim.workload.prefixes import prefix_hashes
+
+MOST_REJECTED = 100_000
+"""So many requests in a row that are refused at one instant would go on for ever."""
 
 
 class Client:
-    """Submits the requests of ``specs`` to ``engine`` and keeps all of them, in order of arrival.
+    """Submits the requests of ``traffic`` to engines and keeps all of them, in order of arrival.
 
     Open loop: at their arrival times. Closed loop: ``concurrency`` at once, then one for each that finishes,
-    at the same instant. A request that could exceed ``max_model_len`` is refused, as by vLLM's server.
+    at the same instant; one that is refused takes no place. A request that is not complete before
+    ``abort_ns`` have passed is given up, and aborted.
+
+    Refused, as by vLLM's server, is what could exceed ``max_model_len``, and what asks for an adapter that
+    is not served or whose rank exceeds ``max_lora_rank``.
     """
 
     def __init__(
-        self, env: simpy.Environment, workload: WorkloadConfig, specs: Iterator[RequestSpec]
+        self, env: simpy.Environment, workload: WorkloadConfig, engine: EngineConfig, traffic: Traffic
     ) -> None:
         self.env = env
         self.workload = workload
+        self.engine = engine
         self.requests: list[Request] = []
+        self.replicas: list[int | None] = []
+        """Which replica each of ``requests`` went to; None: it was refused."""
         self.rejected: set[Request] = set()
         self.num_in_flight = 0
-        self._specs = specs
-        self._engine: Engine | None = None
+        self._traffic = traffic
+        self._served = None if workload.adapters is None else set(workload.adapters)
+        self._router: Router | None = None
 
-    def start(self, engine: Engine) -> None:
+    def start(self, router: Router) -> None:
         """Begin to send, at the present instant."""
-        self._engine = engine
+        self._router = router
         if self.workload.mode == "open":
-            self.env.process(self._send_on_time(engine))
+            self.env.process(self._send_on_time(router))
         else:
             for _ in range(self.workload.concurrency or 0):
-                self._send_next(engine)
+                self._send_next(router)
 
     def on_finished(self, request: Request) -> None:
-        """Take note that ``request`` has finished now; in a closed loop send its successor."""
+        """Take note that ``request`` has left the engine now; in a closed loop send its successor."""
         self.num_in_flight -= 1
-        if self.workload.mode == "closed" and self._engine is not None:
-            self._send_next(self._engine)
+        if self.workload.mode == "closed" and self._router is not None:
+            self._send_next(self._router)
 
-    def _send_on_time(self, engine: Engine) -> Generator[Event, None, None]:
-        for spec in self._specs:
+    def _send_on_time(self, router: Router) -> Generator[Event, None, None]:
+        for spec in self._traffic.specs:
             yield self.env.timeout(spec.arrival_ns - int(self.env.now))
-            self._send(engine, spec)
+            self._send(router, spec)
 
-    def _send_next(self, engine: Engine) -> None:
-        spec = next(self._specs, None)
-        if spec is not None:
-            self._send(engine, spec)
+    def _send_next(self, router: Router) -> None:
+        """Send requests until one is accepted."""
+        for num_rejected, spec in enumerate(self._traffic.specs):
+            if self._send(router, spec):
+                return
+            if num_rejected > MOST_REJECTED and self._traffic.num_requests is None:
+                raise UserError(
+                    f"workload: {num_rejected} requests in a row were rejected; "
+                    f"see engine.max_model_len={self.engine.max_model_len} and workload.adapters"
+                )
 
-    def _send(self, engine: Engine, spec: RequestSpec) -> None:
+    def _send(self, router: Router, spec: RequestSpec) -> bool:
+        """Send a request; returns whether it is accepted."""
         request = Request(
             request_id=spec.request_id,
             arrival_ns=int(self.env.now),
             num_prompt_tokens=spec.input_length,
             output_length=spec.output_length,
             adapter=spec.adapter,
+            priority=spec.priority,
+            prefix_hashes=self._prefix_hashes(spec),
         )
         self.requests.append(request)
-        if spec.input_length + spec.output_length > engine.config.max_model_len:
+        if not self._accepts(spec):
             self.rejected.add(request)
-        else:
-            self.num_in_flight += 1
-            engine.submit(request)
+            self.replicas.append(None)
+            return False
+        replica = router.route(request)
+        self.replicas.append(replica)
+        engine = router.engines[replica]
+        self.num_in_flight += 1
+        engine.submit(request)
+        if spec.abort_ns is not None:
+            time_out = self.env.timeout(spec.abort_ns)
+            time_out.callbacks.append(lambda _: self._give_up(engine, request))
+        return True
+
+    def _accepts(self, spec: RequestSpec) -> bool:
+        if spec.input_length + spec.output_length > self.engine.max_model_len:
+            return False
+        if spec.adapter is None:
+            return True
+        rank = self._traffic.ranks.get(spec.adapter) or 0
+        return rank <= self.engine.max_lora_rank and (self._served is None or spec.adapter in self._served)
+
+    def _prefix_hashes(self, spec: RequestSpec) -> tuple[int, ...]:
+        if not spec.hash_ids:
+            return ()
+        sizes = self.workload.hash_block_size, self.engine.block_size
+        return prefix_hashes(spec.hash_ids, spec.input_length, *sizes)
+
+    def _give_up(self, engine: Engine, request: Request) -> None:
+        if not request.is_finished:
+            engine.abort(request)
+            self.on_finished(request)

@@ -1,10 +1,12 @@
-"""What arrives: the requests of a run, drawn from a WorkloadConfig and a seed and from nothing else.
+"""What arrives: the requests of a run, from a WorkloadConfig and a seed and from nothing else.
 
 The same stream is fed to the simulator and replayed on real hardware. One file per arrival process
-(``arrivals/``) and per adapter popularity (``popularity/``).
+(``arrivals/``), adapter popularity (``popularity/``), distribution of lengths (``lengths/``) and trace
+format (``traces/``).
 """
 
 from sim.workload.config import WorkloadConfig
-from sim.workload.generate import RequestSpec, adapter_name, requests
+from sim.workload.generate import Traffic, adapter_name, requests, traffic
+from sim.workload.spec import RequestSpec
 
-__all__ = ["RequestSpec", "WorkloadConfig", "adapter_name", "requests"]
+__all__ = ["RequestSpec", "Traffic", "WorkloadConfig", "adapter_name", "requests", "traffic"]

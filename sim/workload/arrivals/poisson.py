@@ -1,20 +1,25 @@
 """Poisson arrivals: what ``vllm bench serve --request-rate R`` offers at its default burstiness of 1."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-CHUNK = 4096
+from sim.workload.streams import CHUNK
 
 
-def poisson(request_rate: float, rng: np.random.Generator) -> Iterator[int]:
-    """Yield endless arrival times in ns whose gaps are exponential with mean ``1/request_rate`` s.
+@dataclass(frozen=True)
+class Poisson:
+    """Independent exponential gaps."""
 
-    The draws have unit rate and are scaled, so that two rates under one seed are the same arrivals played
-    faster or slower.
-    """
-    elapsed = 0.0
-    while True:
-        times = elapsed + np.cumsum(rng.standard_exponential(CHUNK))
-        elapsed = float(times[-1])
-        yield from np.rint(times * (1e9 / request_rate)).astype(np.int64).tolist()
+    def times_ns(self, request_rate: float, rng: np.random.Generator) -> Iterator[int]:
+        """Yield arrival times in ns whose gaps are exponential with mean ``1/request_rate`` s.
+
+        The draws have unit rate and are scaled, so that two rates under one seed are the same arrivals played
+        faster or slower.
+        """
+        elapsed = 0.0
+        while True:
+            times = elapsed + np.cumsum(rng.standard_exponential(CHUNK))
+            elapsed = float(times[-1])
+            yield from np.rint(times * (1e9 / request_rate)).astype(np.int64).tolist()

@@ -6,12 +6,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.errors import UserError
-from sim.fields import build
+from sim.workload.kinds import build_kind
+from sim.workload.popularity.hot_set import HotSet
+from sim.workload.popularity.rates import Rates
 from sim.workload.popularity.uniform import Uniform
 from sim.workload.popularity.zipf import Zipf
 
-KINDS: dict[str, type["Popularity"]] = {"uniform": Uniform, "zipf": Zipf}
+__all__ = ["KINDS", "HotSet", "Popularity", "Rates", "Uniform", "Zipf", "from_mapping"]
 
 
 @runtime_checkable
@@ -23,10 +24,9 @@ class Popularity(Protocol):
         ...
 
 
+KINDS: dict[str, type[Popularity]] = {"uniform": Uniform, "zipf": Zipf, "hot_set": HotSet, "rates": Rates}
+
+
 def from_mapping(values: Mapping[str, Any], where: str) -> Popularity:
     """Build the popularity that ``values["kind"]`` names from the other values; raises UserError."""
-    settings = dict(values)
-    kind = settings.pop("kind", None)
-    if kind not in KINDS:
-        raise UserError(f"{where}.kind={kind!r}: expected one of {', '.join(KINDS)}")
-    return build(KINDS[kind], settings, where)
+    return build_kind(KINDS, values, where)

@@ -1,0 +1,62 @@
+"""Replicas: engines side by side in one simulation, and the router in front of them."""
+
+import zlib
+from collections.abc import Collection, Sequence
+
+from policies.routing import RoutingPolicy
+from sim.engine import Engine
+from sim.errors import UserError
+from sim.request import Request
+
+
+class ReplicaState:
+    """What a routing policy may know of an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a place in the batch."""
+        return len(self._engine.scheduler.admission)
+
+    @property
+    def num_running(self) -> int:
+        """Requests in the batch."""
+        return len(self._engine.scheduler.running)
+
+    @property
+    def slots(self) -> Collection[str]:
+        """The adapters in GPU slots."""
+        return self._engine.tiers.slots.keys()
+
+    @property
+    def host_cache(self) -> Collection[str]:
+        """The adapters in the host cache."""
+        return self._engine.tiers.host_cache
+
+
+class Router:
+    """Asks the policy which engine gets a request."""
+
+    def __init__(self, engines: Sequence[Engine], policy: RoutingPolicy) -> None:
+        self.engines = engines
+        self._policy = policy
+        self._states = [ReplicaState(engine) for engine in engines]
+
+    def route(self, request: Request) -> int:
+        """Return the index of an engine. Raises UserError for a policy that returns none."""
+        if len(self.engines) == 1:
+            return 0
+        chosen = self._policy.route(request, self._states)
+        if type(chosen) is not int or not 0 <= chosen < len(self.engines):
+            raise UserError(
+                f"routing: {type(self._policy).__name__} sent {request.request_id} to replica {chosen!r}; "
+                f"expected 0 to {len(self.engines) - 1}"
+            )
+        return chosen
+
+
+def replica_seed(seed: int, replica: int) -> int:
+    """Return the seed of a replica's own chance (load times, order of loads); the first has the run's."""
+    return zlib.crc32(f"{seed}/replica-{replica}".encode()) if replica else seed
