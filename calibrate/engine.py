@@ -4,12 +4,14 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from calibrate.adapters import AdapterStore
+from sim.errors import UserError
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -23,6 +25,12 @@ def hugging_face_config(model: dict[str, Any]) -> dict[str, Any]:
     """Return the `config.json` of a model of `conf/model`, which vLLM then fills with random weights."""
     shape = {key: value for key, value in model.items() if key not in ("name", "hf", "dtype")}
     return {**shape, "torch_dtype": model["dtype"], **model["hf"]}
+
+
+def require_vllm() -> None:
+    """Raise UserError where vLLM is not installed."""
+    if find_spec("vllm") is None:
+        raise UserError("vllm is not installed: pip install 'lorasim[gpu]', on the machine that has the GPU")
 
 
 class VllmEngine:

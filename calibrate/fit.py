@@ -179,7 +179,7 @@ def memory(measurements: Measurements, model: dict[str, Any]) -> dict[str, int]:
 def provenance(measurements: Measurements, root: Path) -> dict[str, Any]:
     """Return where a profile comes from."""
     first = measurements.metas[0]
-    same = {key: first[key] for key in ("gpu", "driver", "cpu", "cpu_cores", "kernel", "python", "versions")}
+    same = {key: first[key] for key in ("gpu", "driver", "cpu", "cpu_cores", "python", "versions")}
     dates = sorted(meta["date"] for meta in measurements.metas)
     return {
         **same,

@@ -27,7 +27,6 @@ def describe_machine() -> dict[str, Any]:
         "cpu": cpu_name(),
         "cpu_cores": os.cpu_count(),
         "host_memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "kernel": platform.release(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -67,7 +66,12 @@ def describe_engine(engine: VllmEngine) -> dict[str, Any]:
 
 
 def plain(value: Any, depth: int = 3) -> Any:
-    """Return a configuration as nested dicts, lists and scalars; what has no such form, as its text."""
+    """Return a configuration as nested dicts, lists and scalars; what has no such form, as its text.
+
+    Of paths only the last part is kept: the rest says nothing about the engine.
+    """
+    if isinstance(value, str) and value.startswith("/"):
+        return Path(value).name
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if depth and is_dataclass(value):

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from calibrate.adapters import AdapterStore
+from calibrate.engine import require_vllm
 from calibrate.phases import (
     Bench,
     backlog,
@@ -28,6 +29,7 @@ from calibrate.phases import (
 )
 from sim.cli import hydra_entry
 from sim.errors import UserError
+from sim.files import write_atomically
 
 
 def plan(settings: list[dict[str, int]], repeats: int) -> list[tuple[str, dict[str, int]]]:
@@ -40,17 +42,18 @@ def plan(settings: list[dict[str, int]], repeats: int) -> list[tuple[str, dict[s
 
 
 def mixed_cells(
-    rng: np.random.Generator, config: dict[str, Any], max_loras: int
+    rng: np.random.Generator, config: dict[str, Any], max_loras: int, budget: int
 ) -> list[tuple[int, int, int, int]]:
-    """Draw cells (decoding, prefill tokens, prefill requests, adapters): all token counts, the rest at
-    random.
+    """Draw cells (decoding, prefill tokens, prefill requests, adapters) of at most `budget` tokens.
+
+    All token counts occur; the rest is drawn at random.
     """
     counts = [0, 1, 1, 4, 8, max_loras]
     cells = []
     for tokens in config["prefill_tokens"] * config["mixed_rounds"]:
         parts = int(rng.choice([1, 1, 4]))
         cells.append((int(rng.choice(config["mixed_decoding"])), tokens, parts, int(rng.choice(counts))))
-    return [cell for cell in cells if cell[1] + cell[0] <= 8192]
+    return [cell for cell in cells if cell[1] + cell[0] <= budget]
 
 
 def measure_engine(name: str, engine: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
@@ -68,7 +71,8 @@ def measure_engine(name: str, engine: dict[str, Any], config: dict[str, Any], fo
     vllm = VllmEngine(config["model"], {**config["engine"], **engine}, store, seed)
     started = time.time()
     probe = Probe(vllm)
-    run_phases(Bench(vllm, probe, engine["max_loras"], rng), config["phases"])
+    budget = config["engine"]["max_num_batched_tokens"]
+    run_phases(Bench(vllm, probe, engine["max_loras"], budget, rng), config["phases"])
     steps, swaps = probe.tables()
     folder.mkdir(parents=True, exist_ok=True)
     compact(steps[steps["phase"] != "setup"]).to_parquet(folder / "steps.parquet", compression="zstd")
@@ -83,7 +87,7 @@ def measure_engine(name: str, engine: dict[str, Any], config: dict[str, Any], fo
         **describe_machine(),
         **describe_engine(vllm),
     }
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True))
+    write_atomically(folder / "meta.json", json.dumps(meta, indent=1, sort_keys=True).encode())
 
 
 def compact(table: Any) -> Any:
@@ -99,7 +103,7 @@ def run_phases(bench: Bench, phases: dict[str, Any]) -> None:
         decode(bench, grid["context"], list(grid["batches"]), list(grid["adapters"]), phases["decode_steps"])
     mixed(
         bench,
-        mixed_cells(bench.rng, phases, bench.max_loras),
+        mixed_cells(bench.rng, phases, bench.max_loras, bench.budget),
         phases["mixed_decoding"],
         phases["mixed_repeats"],
     )
@@ -120,6 +124,7 @@ def task(cfg: DictConfig) -> None:
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     root = Path(config["out"]) / config["host"] / Path(config["model"]["name"]).name
     runs = plan(config["engines"], config["repeats"])
+    require_vllm()
     missing = [run for run in runs if not (root / run[0] / "meta.json").exists()]
     print(f"{len(runs)} engine runs, {len(runs) - len(missing)} of them measured already; results in {root}")
     for name, engine in tqdm(missing, desc="engine runs", file=sys.stderr):

@@ -28,6 +28,8 @@ class Bench:
     engine: VllmEngine
     probe: Probe
     max_loras: int
+    budget: int
+    """Tokens of a step at most (`max_num_batched_tokens`)."""
     rng: np.random.Generator
 
     def adapters(self, count: int) -> list[str]:
@@ -133,7 +135,7 @@ def backlog(bench: Bench, cells: list[tuple[int, int]], batch: int) -> None:
             adapters = bench.adapters(min(count, bench.max_loras))
             bench.engine.reassign(assignment(requests, adapters))
             bench.steps(0, "setup", "backlog")
-            bench.engine.add(f"backlog-{number}", 8192 - batch, 1, adapters[0] if adapters else None)
+            bench.engine.add(f"backlog-{number}", bench.budget - batch, 1, adapters[0] if adapters else None)
             bench.engine.step()
             bench.probe.label("backlog", f"tokens={tokens} adapters={len(adapters)}")
             prefill(bench, f"behind-{number}", [tokens], adapters)

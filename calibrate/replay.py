@@ -14,11 +14,12 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from calibrate.adapters import AdapterStore
-from calibrate.engine import VllmEngine
+from calibrate.engine import VllmEngine, require_vllm
 from calibrate.measure import compact
 from calibrate.phases import Bench, reference, warm_up
 from sim.cli import hydra_entry
 from sim.errors import UserError
+from sim.files import write_atomically
 from sim.workload import RequestSpec, WorkloadConfig, requests
 
 PREPARED = 2000
@@ -128,7 +129,7 @@ def replay_engine(
     )
     vllm = VllmEngine(config["model"], settings, store, config["seed"])
     probe = Probe(vllm)
-    bench = Bench(vllm, probe, settings["max_loras"], None)  # type: ignore[arg-type]
+    bench = Bench(vllm, probe, settings["max_loras"], settings["max_num_batched_tokens"], None)  # type: ignore[arg-type]
     warm_up(bench)
     probe.steps.clear()
     probe.swaps.clear()
@@ -149,7 +150,7 @@ def replay_engine(
         compact(swaps[swaps["phase"] != "setup"]).to_parquet(folder / "swaps.parquet", compression="zstd")
         meta = {"play": play, "settings": settings, "model": config["model"]}
         meta |= {**describe_machine(), **describe_engine(vllm)}
-        (folder / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True))
+        write_atomically(folder / "meta.json", json.dumps(meta, indent=1, sort_keys=True).encode())
         probe.steps[:] = [row for row in probe.steps if row["phase"] == "reference"]
         probe.swaps[:] = [row for row in probe.swaps if row["phase"] == "reference"]
 
@@ -159,6 +160,7 @@ def task(cfg: DictConfig) -> None:
     configuration.
     """
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    require_vllm()
     root = Path(config["out"]) / config["host"] / Path(config["model"]["name"]).name
     for play in (play for group in config["plays"] for play in group["workloads"]):
         workload_of(play)

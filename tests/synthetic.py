@@ -237,7 +237,6 @@ def meta(max_loras: int, rank: int, run: int) -> dict[str, Any]:
         "cpu": "Some CPU",
         "cpu_cores": 16,
         "host_memory_bytes": 135_000_000_000,
-        "kernel": "6.1",
         "python": "3.12.3",
         "versions": {"vllm": "0.25.1"},
         "date": f"2026-01-0{1 + run}T00:00:00+00:00",

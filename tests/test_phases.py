@@ -12,7 +12,7 @@ from calibrate.measure import mixed_cells, plan
 def bench() -> phases.Bench:
     probe = ProbeDouble()
     engine = EngineDouble(8, probe)
-    return phases.Bench(engine, probe, 8, np.random.default_rng(0))  # type: ignore[arg-type]
+    return phases.Bench(engine, probe, 8, BUDGET, np.random.default_rng(0))  # type: ignore[arg-type]
 
 
 def recorded(bench: phases.Bench, phase: str) -> list[tuple[int, int]]:
@@ -57,6 +57,6 @@ def test_plan_repeats_every_engine() -> None:
 
 def test_mixed_cells_keep_within_the_token_budget() -> None:
     config = {"prefill_tokens": [64, 8000], "mixed_rounds": 20, "mixed_decoding": [0, 128]}
-    cells = mixed_cells(np.random.default_rng(1), config, 32)
+    cells = mixed_cells(np.random.default_rng(1), config, 32, BUDGET)
     assert {cell[1] for cell in cells} == {64, 8000}
     assert all(cell[0] + cell[1] <= BUDGET for cell in cells)
