@@ -64,19 +64,32 @@ def describe_traffic(workload: Mapping[str, Any]) -> str:
     arrivals = (
         f"closed loop, {bare(workload.get('concurrency'))} requests in flight"
         if closed
-        else f"open loop, {bare(workload.get('request_rate'))} requests/s"
+        else f"open loop, {bare(workload.get('request_rate'))} requests/s, {_arrivals(workload)}"
     )
     exponent = mapping(workload.get("popularity")).get("exponent")
     popular = f"{popularity({'workload': workload})} popularity" + (
         f" (exponent {exponent:g})" if exponent else ""
     )
     adapters = f"{bare(workload.get('num_adapters'))} adapters with {popular}"
-    lengths = f"{bare(workload.get('input_length'))} tokens in, {bare(workload.get('output_length'))} out"
+    lengths = (
+        f"{_length(workload.get('input_length'))} tokens in, {_length(workload.get('output_length'))} out"
+    )
     ends = [(bare(workload[key]), unit) for key, unit in _ENDS if workload.get(key) is not None]
     return ", ".join([arrivals, adapters, lengths, *(f"{value} {unit}" for value, unit in ends)])
 
 
 _ENDS = (("duration_s", "s"), ("num_requests", "requests"))
+
+
+def _arrivals(workload: Mapping[str, Any]) -> str:
+    """Return the arrival process as a phrase; a trace without settings has its own times."""
+    kind = mapping(workload.get("arrivals")).get("kind", "poisson")
+    return "Poisson arrivals" if kind == "poisson" else f"{kind} arrivals"
+
+
+def _length(length: Any) -> str:
+    """Return a fixed length, or the kind of its distribution."""
+    return str(length.get("kind", "several")) if isinstance(length, Mapping) else bare(length)
 
 
 def warnings(rows: Sequence[Row], choice: Recommendation | None) -> list[str]:

@@ -124,6 +124,6 @@ def _typed(file: Path, table: pd.DataFrame, name: str, kind: type) -> "pd.Series
     values = pd.to_numeric(table[name], errors="coerce").astype(float)
     bad = values.isna() if name not in MAY_BE_EMPTY else values.isna() & table[name].notna()
     if bad.any():
-        row = int(bad.to_numpy().argmax())
+        row = bad.to_list().index(True)
         raise UserError(f"{file}: column {name!r}, row {row + 1}: {table[name].iloc[row]!r} is no number")
     return values

@@ -1,9 +1,7 @@
 """What the simulator does not model: the one list of it."""
 
 NOT_MODELLED = (
-    ("Prefix caching", "every prompt is computed in full, as with --no-enable-prefix-caching"),
-    ("Priority scheduling", "requests are served first come, first served"),
-    ("Tensor, pipeline and data parallelism", "one engine on one GPU"),
+    ("Tensor and pipeline parallelism", "a replica is one engine on one GPU"),
     ("Speculative decoding", "one token per request and step"),
     ("Structured output", "no grammar work on the host"),
     ("Mixture-of-experts models", "dense models only"),

@@ -53,10 +53,11 @@ def _ttft(rows: Sequence[Row]) -> Plot:
     def paint(axes: Axes) -> None:
         _lines(axes, rows, lambda row: _seconds(row.metric("p99_ttft_ms")), "-")
         _lines(axes, rows, lambda row: _seconds(row.metric("median_ttft_ms")), "--")
-        axes.set_yscale("log")
         axes.set_ylabel("time to first token, s")
-        low, high = axes.get_ylim()
-        svg.log_ticks(axes.yaxis, high / low)
+        if any(_seconds(row.metric("p99_ttft_ms")) for row in rows if row.ok):
+            axes.set_yscale("log")
+            low, high = axes.get_ylim()
+            svg.log_ticks(axes.yaxis, high / low)
         _legend(axes, rows, ("p99", "median"))
 
     caption = (

@@ -100,7 +100,8 @@ def _refused_override(error: Exception) -> list[str]:
         return [f"cannot read {error.override!r}", *_lines(error), "accepted: key=value"]
     if isinstance(error.__cause__, OmegaConfBaseException):
         return [_lines(error)[0], _lines(error.__cause__)[0], *_accepted_keys(error.__cause__)]
-    return [*_lines(error), f"given: {shlex.join(sys.argv[1:])}"]
+    given = shlex.join(sys.argv[1:])
+    return [*_lines(error), *([f"given: {given}"] if given else [])]
 
 
 def _bad_yaml(error: yaml.YAMLError | UnicodeDecodeError) -> str:

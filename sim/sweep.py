@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class SweepCallback(Callback):
         self.rows: list[dict[str, Any]] = []
         # A dict for its order: the overrides of any job, as the columns of sweep.csv.
         self.override_columns: dict[str, None] = {}
+        # The distinct warnings of the runs: where they leave what the profile has measured.
+        self.warnings: dict[str, None] = {}
         self.num_jobs = 0
         self.progress: tqdm[Any] | None = None
 
@@ -55,6 +58,7 @@ class SweepCallback(Callback):
             summary = json.loads(summary_file.read_text(encoding="utf-8"))
             overrides = _override_values(job_return.overrides or [])
             self.override_columns.update(dict.fromkeys(overrides))
+            self.warnings.update(dict.fromkeys(summary.get("profile", {}).get("outside_range", [])))
             self.rows.append({**overrides, **sweep_row(summary, path)})
         self.progress.update()
 
@@ -65,6 +69,8 @@ class SweepCallback(Callback):
         sweep_dir = Path(config.hydra.sweep.dir)
         write_csv(self.rows, sweep_dir / SWEEP_FILE)
         print(table(self.rows, list(self.override_columns)))
+        for warning in self.warnings:
+            print(f"lorasim: warning: {warning}", file=sys.stderr)
         print(f"\n{sweep_dir / SWEEP_FILE}")
 
 

@@ -35,7 +35,7 @@ def test_help_names_groups_examples_and_limits(
         lorasim(monkeypatch, tmp_path, "--help", "profile=constant")
     assert exit_.value.code == 0
     text = capsys.readouterr().out
-    for part in ("workload: uniform, zipf", "engine.max_loras=4,8,16,32,64", "Not modelled yet", "seed: 0"):
+    for part in ("workload: bursty, diurnal", "engine.max_loras=4,8,16,32,64", "Not modelled", "--cfg job"):
         assert part in text
 
 
@@ -169,13 +169,18 @@ def test_serve_command_has_what_is_off_default() -> None:
         max_cpu_loras=1000,
         block_size=32,
         num_gpu_blocks=2000,
+        enable_prefix_caching=False,
         async_scheduling=False,
+        scheduling_policy="priority",
         scheduler_reserve_full_isl=False,
         specialize_active_lora=True,
         enforce_eager=True,
         long_prefill_token_threshold=512,
+        initial_host_cache=["a"],
+        initial_slots=["a"],
     )
     assert vllm_serve_command(engine, MODEL).endswith(
         " --block-size 32 --num-gpu-blocks-override 2000 --long-prefill-token-threshold 512"
+        " --scheduling-policy priority --no-enable-prefix-caching"
         " --no-async-scheduling --no-scheduler-reserve-full-isl --specialize-active-lora --enforce-eager"
     )
