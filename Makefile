@@ -15,7 +15,7 @@ RESULTS := runs/first_light
 PUBLISHED := reports/published/first_light
 EVIDENCE := fit=calibrate/fits/h100_llama_3_1_8b check=calibrate/replays/h100/Llama-3.1-8B/check.csv
 
-.PHONY: help run test published lock setup
+.PHONY: help run test bench published lock setup
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.* ## ' Makefile | sed -E 's/^([a-z]+):.* ## /  make \1\t/' | expand -t 14
@@ -36,6 +36,9 @@ test: setup ## Lint, type check, tests
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto
+
+bench: setup ## Time the simulator and write benchmarks/results (BENCH=--million: one million requests too)
+	@$(BIN)/pytest benchmarks --override-ini=addopts= --benchmark-columns=min,median,rounds $(BENCH)
 
 setup: $(STAMP) ## Make .venv with the locked dependencies; run and test do this when it is missing or out of date
 

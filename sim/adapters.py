@@ -47,6 +47,13 @@ class AdapterTiers:
         self._numbers: dict[str, int] = {}
         self._names: dict[int, str] = {}
 
+    def fill(self, host_cache: Collection[str], slots: Collection[str]) -> None:
+        """Start warm, with these adapters in the empty tiers, the oldest first; each slot's is in both."""
+        for adapter in host_cache:
+            self._load(adapter, (), [])
+        for adapter in slots:
+            self._activate(adapter, (), [])
+
     def apply(self, adapters: Collection[str]) -> list[AdapterEvent]:
         """Bring a step's adapters, at most `max_loras`, into slots; returns what happened, in order.
 
@@ -54,7 +61,13 @@ class AdapterTiers:
         earlier one.
         """
         events: list[AdapterEvent] = []
-        for adapter in self._application_order(adapters):
+        order = self._application_order(adapters)
+        if self.slots.keys() >= set(order):
+            for policy in (self._host_policy, self._slots_policy):
+                for adapter in order:
+                    policy.on_access(adapter)
+            return events
+        for adapter in order:
             if adapter in self.host_cache:
                 self._host_policy.on_access(adapter)
             else:
@@ -64,6 +77,11 @@ class AdapterTiers:
             else:
                 self._activate(adapter, adapters, events)
         return events
+
+    def repeat(self, adapters: Collection[str], num_steps: int) -> None:
+        """Apply the adapters of the last step, after which nothing is lacking, in further steps."""
+        for policy in (self._host_policy, self._slots_policy):
+            policy.on_repeat(adapters, num_steps)
 
     def number(self, adapter: str) -> int:
         """The random integer, from 0 to 2**61 - 1, that an adapter's name stands for in this run."""
@@ -75,9 +93,12 @@ class AdapterTiers:
         return number
 
     def _application_order(self, adapters: Collection[str]) -> list[str]:
-        if len(adapters) <= 1:
-            return list(adapters)
-        return [self._names[number] for number in {self.number(adapter) for adapter in adapters}]
+        numbers = self._numbers
+        try:
+            in_set = {numbers[adapter] for adapter in adapters}
+        except KeyError:
+            in_set = {self.number(adapter) for adapter in adapters}
+        return [self._names[number] for number in in_set]
 
     def _load(self, adapter: str, needed: Collection[str], events: list[AdapterEvent]) -> None:
         events.append(AdapterEvent("load", adapter))

@@ -11,6 +11,9 @@ from sim.workload import WorkloadConfig
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values of ``max_lora_rank`` that vLLM takes (vllm/config/lora.py)."""
 
+SCHEDULING_POLICIES = ("fcfs", "priority")
+"""The values of ``scheduling_policy`` that vLLM takes (vllm/config/scheduler.py)."""
+
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -19,8 +22,10 @@ class EngineConfig:
     """``conf/engine``: the flags of ``vllm serve``, spelled as there and with its meaning.
 
     ``max_cpu_loras`` null is ``max_loras``. ``num_gpu_blocks`` is vLLM's ``num_gpu_blocks_override``, null
-    block included; null means as many as fit. Raises UserError for what vLLM refuses at start
-    (vllm/config/lora.py, scheduler.py).
+    block included; null means as many as fit. No flags of vLLM's: ``initial_host_cache`` and
+    ``initial_slots`` name the adapters that are there when a run starts, oldest first; ``fast_forward``
+    simulates steps that are alike at once, with the same results. Raises UserError for what vLLM
+    refuses at start (vllm/config/lora.py, scheduler.py).
     """
 
     max_loras: int = 32
@@ -32,11 +37,16 @@ class EngineConfig:
     block_size: int = 16
     num_gpu_blocks: int | None = None
     gpu_memory_utilization: float = 0.9
+    enable_prefix_caching: bool = True
     async_scheduling: bool = True
+    scheduling_policy: str = "fcfs"
     scheduler_reserve_full_isl: bool = True
     specialize_active_lora: bool = False
     enforce_eager: bool = False
     long_prefill_token_threshold: int = 0
+    initial_host_cache: list[str] = field(default_factory=list)
+    initial_slots: list[str] = field(default_factory=list)
+    fast_forward: bool = True
 
     @property
     def host_cache_entries(self) -> int:
@@ -66,6 +76,31 @@ class EngineConfig:
                 f"engine.long_prefill_token_threshold={self.long_prefill_token_threshold}: "
                 f"must be between 0 (off) and engine.max_model_len={self.max_model_len}"
             )
+        if self.scheduling_policy not in SCHEDULING_POLICIES:
+            accepted = ", ".join(SCHEDULING_POLICIES)
+            raise UserError(
+                f"engine.scheduling_policy={self.scheduling_policy!r}: expected one of {accepted}"
+            )
+        self._check_warm_start()
+
+    def _check_warm_start(self) -> None:
+        limits = {"initial_host_cache": ("max_cpu_loras", self.host_cache_entries)}
+        limits["initial_slots"] = ("max_loras", self.max_loras)
+        for name, (limit_name, limit) in limits.items():
+            adapters: list[str] = getattr(self, name)
+            for index, adapter in enumerate(adapters):
+                if adapter in adapters[:index]:
+                    raise UserError(f"engine.{name}={adapters}: {adapter} is in it twice")
+            if len(adapters) > limit:
+                raise UserError(
+                    f"engine.{name}={adapters}: {len(adapters)} adapters, at most engine.{limit_name}={limit}"
+                )
+        for adapter in self.initial_slots:
+            if adapter not in self.initial_host_cache:
+                raise UserError(
+                    f"engine.initial_slots={self.initial_slots}: {adapter} is not in "
+                    "engine.initial_host_cache; what has a slot is in the host cache too"
+                )
 
 
 @dataclass(frozen=True)
@@ -131,7 +166,8 @@ class RecordConfig:
 class RunConfig:
     """Everything one simulation depends on.
 
-    ``profile``, ``admission`` and ``eviction`` stay mappings: sim.profile and Hydra's ``_target_`` read them.
+    ``profile``, ``admission``, ``eviction`` and ``routing`` stay mappings: sim.profile and Hydra read them.
+    ``replicas`` engines, all alike, share the requests as ``routing`` says.
     ``warmup_s`` seconds at the start are left out of the metrics.
     """
 
@@ -142,6 +178,10 @@ class RunConfig:
     admission: Mapping[str, Any]
     eviction: Mapping[str, Any]
     record: RecordConfig = RecordConfig()
+    routing: Mapping[str, Any] = field(
+        default_factory=lambda: {"_target_": "policies.routing.RoundRobin"},
+    )
+    replicas: int = 1
     seed: int = 0
     warmup_s: float = 0.0
 
@@ -160,15 +200,17 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UserError(f"seed={self.seed}: must not be negative")
+        if self.replicas < 1:
+            raise UserError(f"replicas={self.replicas}: must be greater than 0")
         self._check_warmup()
         self._check_lengths()
         self._check_rank()
 
     @property
     def adapter_rank(self) -> int:
-        """The rank of the workload's adapters."""
-        rank = self.workload.adapter_rank
-        return self.engine.max_lora_rank if rank is None else rank
+        """The largest rank of the workload's adapters, those that a trace tells of left out."""
+        ranks = self.workload.adapter_rank
+        return self.engine.max_lora_rank if ranks is None else max(ranks.values)
 
     def _check_warmup(self) -> None:
         duration_s = self.workload.duration_s
@@ -184,8 +226,11 @@ class RunConfig:
                 f"engine.max_model_len={self.engine.max_model_len}: "
                 f"must be at most model.max_position_embeddings={self.model.max_position_embeddings}"
             )
-        total = self.workload.input_length + self.workload.output_length
-        if self.workload.mode == "closed" and total > self.engine.max_model_len:
+        workload = self.workload
+        if workload.mode == "open" or workload.input_length is None or workload.output_length is None:
+            return
+        total = workload.input_length.least + workload.output_length.least
+        if total > self.engine.max_model_len:
             raise UserError(
                 f"workload.input_length + workload.output_length = {total}: "
                 f"must be at most engine.max_model_len={self.engine.max_model_len}"

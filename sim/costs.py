@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+FS_PER_NS = 10**6
+
 
 @dataclass(slots=True)
 class StepShape:
@@ -29,6 +31,25 @@ class StepShape:
     max_loras: int
     max_lora_rank: int
 
+    def with_kv_tokens(self, kv_tokens: int) -> "StepShape":
+        """Return the shape of a step that is alike otherwise."""
+        return StepShape(
+            self.graph,
+            self.num_padded_tokens,
+            self.num_reqs,
+            self.num_tokens,
+            self.num_prefill_tokens,
+            self.num_prefill_reqs,
+            self.attention_work,
+            kv_tokens,
+            self.num_adapters,
+            self.num_lora_tokens,
+            self.num_waiting,
+            self.host_cache_entries,
+            self.max_loras,
+            self.max_lora_rank,
+        )
+
 
 class StepCost(NamedTuple):
     """Durations of a step's phases in ns, on two timelines: the engine's host thread and the GPU."""
@@ -45,10 +66,16 @@ class StepCost(NamedTuple):
     """Host: launch the step's kernels. The GPU works on what is launched already, but can not end before the
     launches do.
     """
-    gpu_ns: int
-    """GPU: the step's work when every kernel is there in time."""
+    gpu_fs: int
+    """GPU: the step's work when every kernel is there in time, in fs. The engine counts whole ns and carries
+    the rest over to the next step, so that the times of many steps add up exactly.
+    """
     update_ns: int
     """Host: take over the results, between the GPU's end and the tokens being known."""
+    gpu_growth_fs: int = 0
+    """By how much `gpu_fs` grows with each further step of the same requests that decode a token each: the
+    only thing that changes then.
+    """
 
 
 class CostModel(Protocol):
@@ -58,16 +85,16 @@ class CostModel(Protocol):
         """Cost of one engine step of this shape."""
         ...
 
-    def load_ns(self, grows: bool) -> int:
-        """Host time of one load from disk to the host cache; drawn anew for each load.
+    def load_ns(self, grows: bool, rank: int) -> int:
+        """Host time of one load of an adapter of `rank` from disk to the host cache; drawn anew for each.
 
         `grows`: the host cache holds more adapters than ever before, so that pinned memory must be allocated;
         else the memory of an adapter that has left is used again.
         """
         ...
 
-    def activate_ns(self) -> int:
-        """Host time of one activation, from the host cache to a GPU slot."""
+    def activate_ns(self, rank: int) -> int:
+        """Host time of one activation of an adapter of `rank`, from the host cache to a GPU slot."""
         ...
 
 
@@ -75,16 +102,16 @@ class ConstantCosts:
     """Every step lasts `step_ms` milliseconds on the GPU; swaps and all host work cost nothing."""
 
     def __init__(self, step_ms: float) -> None:
-        self._cost = StepCost(0, 0, 0, 0, gpu_ns=round(step_ms * 1e6), update_ns=0)
+        self._cost = StepCost(0, 0, 0, 0, gpu_fs=round(step_ms * 1e6) * FS_PER_NS, update_ns=0)
 
     def step(self, shape: StepShape) -> StepCost:
         """Return the constant cost."""
         return self._cost
 
-    def load_ns(self, grows: bool) -> int:
+    def load_ns(self, grows: bool, rank: int) -> int:
         """Return 0."""
         return 0
 
-    def activate_ns(self) -> int:
+    def activate_ns(self, rank: int) -> int:
         """Return 0."""
         return 0

@@ -60,6 +60,9 @@ def _checked(value: object, hint: Any, where: str) -> Any:
             return value
         if option in (int, str, bool, types.NoneType) and type(value) is option:
             return value
+        if typing.get_origin(option) is list and isinstance(value, list):
+            (entry,) = typing.get_args(option)
+            return [_checked(item, entry, f"{where}[{index}]") for index, item in enumerate(value)]
         if option not in (int, float, str, bool, types.NoneType) and _fits_class(value, option):
             return value
     names = " or ".join(_type_name(option) for option in allowed)
@@ -71,4 +74,6 @@ def _fits_class(value: object, option: Any) -> bool:
 
 
 def _type_name(option: Any) -> str:
+    if typing.get_origin(option) is list:
+        return f"list of {_type_name(typing.get_args(option)[0])}"
     return "null" if option is types.NoneType else {float: "a number"}.get(option, option.__name__)

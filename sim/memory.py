@@ -1,5 +1,6 @@
 """GPU and host memory: how many KV blocks there are, and whether the adapters fit at all."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sim.config import DTYPE_BYTES, EngineConfig, ModelConfig
@@ -57,16 +58,24 @@ def num_gpu_blocks(engine: EngineConfig, model: ModelConfig, memory: MemoryProfi
 
 
 def check_host_memory(
-    engine: EngineConfig, model: ModelConfig, memory: MemoryProfile, num_adapters: int, rank: int
+    engine: EngineConfig, model: ModelConfig, memory: MemoryProfile, ranks: Collection[int]
 ) -> None:
-    """Raise DoesNotFit if the host cache, filled with adapters of ``rank``, exceeds the host's memory."""
-    entries = min(engine.host_cache_entries, num_adapters)
-    needed = entries * model.lora_bytes(rank)
+    """Raise DoesNotFit if the host cache exceeds the host's memory when the largest adapters fill it.
+
+    ``ranks`` has the rank of every adapter there is.
+    """
+    cached = sorted(ranks, reverse=True)[: engine.host_cache_entries]
+    needed = model.lora_bytes(sum(cached))
     if memory.host_memory_bytes is not None and needed > memory.host_memory_bytes:
         raise DoesNotFit(
-            f"{entries} adapters of rank {rank} (engine.max_cpu_loras) do not fit in host memory: "
+            f"{len(cached)} adapters of rank {_range(cached)} (engine.max_cpu_loras) do not fit in host "
+            "memory: "
             f"{(needed - memory.host_memory_bytes) / GIB:.1f} GiB short"
         )
+
+
+def _range(ranks: list[int]) -> str:
+    return str(ranks[0]) if ranks[0] == ranks[-1] else f"{ranks[-1]} to {ranks[0]}"
 
 
 def _kv_cache_bytes(engine: EngineConfig, model: ModelConfig, memory: MemoryProfile, block_bytes: int) -> int:

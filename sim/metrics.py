@@ -11,12 +11,13 @@ in vLLM, so under overload they speak of the lucky ones; ``itl`` of every gap be
 completed or not. A metric without observations is null (vLLM writes 0).
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.gaps import Histogram
 from sim.request import Request
 
 NS_PER_MS = 1e6
@@ -40,26 +41,25 @@ def tpot_ns(request: Request) -> float | None:
     return (request.finish_ns - request.first_token_ns) / (request.num_output_tokens - 1)
 
 
-def latencies(completed: Iterable[Request], itl_gaps: Mapping[int, int]) -> dict[str, float | None]:
+def latencies(completed: Iterable[Request], itl_gaps: Histogram) -> dict[str, float | None]:
     """Return mean, median, p99 and std of ttft, tpot, itl and e2el, in ms.
 
-    ``itl_gaps`` counts the gaps between tokens by their length in ns.
+    ``itl_gaps`` counts the gaps between tokens, in ns.
     """
     requests = list(completed)
     metrics: dict[str, float | None] = {}
     for name, latency in (("ttft", ttft_ns), ("tpot", tpot_ns), ("e2el", e2el_ns)):
-        values = (latency(request) for request in requests)
-        metrics |= statistics(name, Counter(value for value in values if value is not None))
-    return metrics | statistics("itl", itl_gaps)
+        values = [value for request in requests if (value := latency(request)) is not None]
+        metrics |= statistics(name, *np.unique(values, return_counts=True))
+    return metrics | statistics("itl", *itl_gaps)
 
 
-def statistics(name: str, counts: Mapping[int, int] | Mapping[float, int]) -> dict[str, float | None]:
-    """Return mean, median, p99 and std in ms of values in ns, given with how often each occurs."""
+def statistics(name: str, values_ns: NDArray[Any], counts: NDArray[np.int64]) -> dict[str, float | None]:
+    """Return mean, median, p99 and std in ms of ascending values in ns, given with how often each occurs."""
     keys = [f"{statistic}_{name}_ms" for statistic in ("mean", "median", "p99", "std")]
-    if not counts:
+    if not len(values_ns):
         return dict.fromkeys(keys)
-    values = np.array(sorted(counts), dtype=np.float64) / NS_PER_MS
-    weights = np.array([counts[value] for value in sorted(counts)])  # type: ignore[index]
+    values, weights = values_ns.astype(np.float64) / NS_PER_MS, counts
     mean = float(np.average(values, weights=weights))
     std = float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
     median, p99 = (percentile(values, weights, percent) for percent in (50, 99))

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
 from sim.config import EngineConfig, ModelConfig
-from sim.costs import ConstantCosts, CostModel, StepCost, StepShape
+from sim.costs import FS_PER_NS, ConstantCosts, CostModel, StepCost, StepShape
 from sim.errors import UserError
 from sim.fields import as_mapping, build
 from sim.memory import MemoryProfile
@@ -25,7 +26,14 @@ RANGED = ("num_reqs", "num_tokens", "num_adapters", "kv_tokens", "host_cache_ent
 DRAWS = 1024
 NS_PER_MS = 1e6
 
-Sum = Callable[[StepShape], float]
+CHANGING = ("kv_tokens", "attention_work", "waiting")
+"""Terms whose counts differ between steps that are alike otherwise."""
+MOST_LASTING = 100_000
+_LASTING = attrgetter(
+    *("graph", "num_padded_tokens", "num_reqs", "num_tokens", "num_prefill_reqs", "num_adapters"),
+    *("num_lora_tokens", "host_cache_entries", "max_loras", "max_lora_rank"),
+)
+"""What all other terms depend on."""
 
 
 @dataclass
@@ -46,9 +54,13 @@ class Profile:
 
 
 def load(
-    settings: Mapping[str, Any], engine: EngineConfig, model: ModelConfig, rank: int, seed: int
+    settings: Mapping[str, Any],
+    engine: EngineConfig,
+    model: ModelConfig,
+    ranks: Collection[int],
+    seed: int,
 ) -> Profile:
-    """Return the profile of a run whose adapters have `rank`. Raises UserError for what is not one."""
+    """Return the profile of a run whose adapters have `ranks`. Raises UserError for what is not one."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     kind = settings.get("kind")
     if kind == "constant":
@@ -61,10 +73,13 @@ def load(
     ranges = {
         key: _pair(value, f"profile.ranges.{key}") for key, value in _section(settings, "ranges").items()
     }
-    costs = FittedCosts(settings, ranges, rank, seed)
+    costs = FittedCosts(settings, ranges, seed)
     memory = build(MemoryProfile, _section(settings, "memory"), "profile.memory")
-    configured = {"max_loras": engine.max_loras, "max_lora_rank": engine.max_lora_rank, "adapter_rank": rank}
-    warnings = [text for key, value in configured.items() for text in _outside(ranges, key, value, value)]
+    configured = {"max_loras": [engine.max_loras], "max_lora_rank": [engine.max_lora_rank]}
+    configured["adapter_rank"] = list(ranks) or [engine.max_lora_rank]
+    warnings = [
+        text for key, values in configured.items() for text in _outside(ranges, key, min(values), max(values))
+    ]
     return Profile(name, digest, costs, memory, warnings)
 
 
@@ -74,48 +89,73 @@ class FittedCosts:
     """
 
     def __init__(
-        self, settings: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]], rank: int, seed: int
+        self, settings: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]], seed: int
     ) -> None:
         steps, host, swaps, scales = (
             _section(settings, key) for key in ("steps", "host", "swaps", "host_scale")
         )
-        self._host_ns = NS_PER_MS * _cost(scales, "steps", "host_scale")
+        host_scale = _cost(scales, "steps", "host_scale")
         self._gpu, self._launch = (
-            {graph: _sum(_section(steps, graph, "steps"), name, f"steps.{graph}") for graph in GRAPHS}
-            for name in GPU_QUANTITIES
+            {graph: _Sum(_section(steps, graph, "steps"), name, f"steps.{graph}", scale) for graph in GRAPHS}
+            for name, scale in zip(GPU_QUANTITIES, (1.0, host_scale), strict=True)
         )
-        self._host = [_sum(host, name, "host") for name in HOST_QUANTITIES]
+        self._host = [_Sum(host, name, "host", host_scale) for name in HOST_QUANTITIES]
+        for total in (*self._launch.values(), *self._host):
+            total.refuse("kv_tokens")
         self._swaps = {
-            name: _Swap(_section(swaps, name, "swaps"), name, rank, seed, _cost(scales, factor, "host_scale"))
+            name: _Swap(_section(swaps, name, "swaps"), name, seed, _cost(scales, factor, "host_scale"))
             for name, factor in SWAPS.items()
         }
         self._ranges = {key: ranges[key] for key in RANGED if key in ranges}
         self._seen: dict[str, tuple[float, float]] = {}
+        self._lasting: dict[tuple[str | int, ...], _Lasting] = {}
 
     def step(self, shape: StepShape) -> StepCost:
-        """Sum up the terms; ns, rounded."""
-        for key in self._ranges:
+        """Sum up the terms; the host's rounded to ns."""
+        key = _LASTING(shape)
+        found = self._lasting.get(key)
+        if found is None:
+            found = self._lasting[key] = self._lasting_part(shape)
+            self._see(shape, self._ranges)
+        elif "kv_tokens" in self._ranges:
+            self._see(shape, ("kv_tokens",))
+        cost, changing = found
+        durations = list(cost)
+        for index, fs, total in changing:
+            sum_fs = fs + total.changing_fs(shape)
+            durations[index] = sum_fs if index == _GPU else _rounded_ns(sum_fs)
+        return StepCost(*durations)
+
+    def _lasting_part(self, shape: StepShape) -> "_Lasting":
+        """Sum up the terms that stay the same in steps of many shapes."""
+        if len(self._lasting) >= MOST_LASTING:
+            self._lasting.clear()
+        schedule, prepare, remap, update = self._host
+        gpu = self._gpu[shape.graph]
+        totals = (schedule, prepare, remap, self._launch[shape.graph], gpu, update)
+        sums_fs = [total.lasting_fs(shape) for total in totals]
+        durations = [
+            fs if total is gpu else _rounded_ns(fs) for fs, total in zip(sums_fs, totals, strict=True)
+        ]
+        cost = StepCost(*durations)._replace(gpu_growth_fs=shape.num_reqs * gpu.of_kv_token_fs)
+        parts = zip(range(len(totals)), sums_fs, totals, strict=True)
+        return cost, [part for part in parts if part[2].changing]
+
+    def _see(self, shape: StepShape, keys: Iterable[str]) -> None:
+        """Take note of counts for which there is a measured range."""
+        for key in keys:
             value = getattr(shape, key)
             low, high = self._seen.get(key, (value, value))
-            if not low <= value <= high or key not in self._seen:
+            if not low < value < high:
                 self._seen[key] = min(low, value), max(high, value)
-        schedule, prepare, remap, update = (round(total(shape) * self._host_ns) for total in self._host)
-        return StepCost(
-            schedule_ns=schedule,
-            prepare_ns=prepare,
-            remap_ns=remap,
-            launch_ns=round(self._launch[shape.graph](shape) * self._host_ns),
-            gpu_ns=round(self._gpu[shape.graph](shape) * NS_PER_MS),
-            update_ns=update,
-        )
 
-    def load_ns(self, grows: bool) -> int:
+    def load_ns(self, grows: bool, rank: int) -> int:
         """Draw the duration of a load."""
-        return self._swaps["load_growing" if grows else "load_recycled"].draw_ns()
+        return self._swaps["load_growing" if grows else "load_recycled"].draw_ns(rank)
 
-    def activate_ns(self) -> int:
+    def activate_ns(self, rank: int) -> int:
         """Draw the duration of an activation."""
-        return self._swaps["activate"].draw_ns()
+        return self._swaps["activate"].draw_ns(rank)
 
     def outside_range(self) -> list[str]:
         """Return one sentence for each count that steps took outside the measured range."""
@@ -125,13 +165,11 @@ class FittedCosts:
 class _Swap:
     """Durations of one kind of swap: a mean that grows with the adapter's rank, times a drawn factor."""
 
-    def __init__(self, settings: Mapping[str, Any], name: str, rank: int, seed: int, scale: float) -> None:
+    def __init__(self, settings: Mapping[str, Any], name: str, seed: int, scale: float) -> None:
         where = f"swaps.{name}"
-        self._mean_ns = (
-            NS_PER_MS
-            * scale
-            * (_cost(settings, "constant_ms", where) + _cost(settings, "rank_ms", where) * rank)
-        )
+        self._unit_ns = NS_PER_MS * scale
+        self._constant_ms = _cost(settings, "constant_ms", where)
+        self._rank_ms = _cost(settings, "rank_ms", where)
         spread = settings.get("spread")
         if not isinstance(spread, list) or len(spread) < 2:
             raise UserError(f"profile.{where}.spread: expected a list of at least two quantiles")
@@ -139,11 +177,11 @@ class _Swap:
         self._rng = stream(seed, where)
         self._factors: list[float] = []
 
-    def draw_ns(self) -> int:
+    def draw_ns(self, rank: int) -> int:
         if not self._factors:
             levels = np.linspace(0, 1, len(self._spread))
             self._factors = np.interp(self._rng.random(DRAWS), levels, self._spread).tolist()
-        return round(self._mean_ns * self._factors.pop())
+        return round(self._unit_ns * (self._constant_ms + self._rank_ms * rank) * self._factors.pop())
 
 
 def _constant(settings: Mapping[str, Any]) -> ConstantCosts:
@@ -156,20 +194,56 @@ def _constant(settings: Mapping[str, Any]) -> ConstantCosts:
     return ConstantCosts(step_ms)
 
 
-def _sum(settings: Mapping[str, Any], name: str, where: str) -> Sum:
-    """Return the function of a step's shape that a quantity's terms describe, in ms."""
-    section = _section(settings, name, where)
-    unknown = sorted(set(section) - set(TERMS))
-    if unknown:
-        raise UserError(f"unknown term profile.{where}.{name}.{unknown[0]}; accepted: {', '.join(TERMS)}")
-    terms = [
-        (
-            TERMS[term][1],
-            _cost(as_mapping(entry, f"profile.{where}.{name}.{term}"), "value", f"{where}.{name}.{term}"),
-        )
-        for term, entry in section.items()
-    ]
-    return lambda shape: sum(value * count(shape) for count, value in terms)
+_GPU = StepCost._fields.index("gpu_fs")
+_Lasting = tuple[StepCost, list[tuple[int, int, "_Sum"]]]
+"""A cost without the terms that change, and what those are to be added to: field, sum so far, sum."""
+
+
+def _rounded_ns(duration_fs: int) -> int:
+    return (duration_fs + FS_PER_NS // 2) // FS_PER_NS
+
+
+class _Sum:
+    """A quantity's terms, as whole fs, so that sums of steps are exact."""
+
+    def __init__(self, settings: Mapping[str, Any], name: str, where: str, scale: float) -> None:
+        section = _section(settings, name, where)
+        self._place = f"profile.{where}.{name}"
+        unknown = sorted(set(section) - set(TERMS))
+        if unknown:
+            raise UserError(f"unknown term {self._place}.{unknown[0]}; accepted: {', '.join(TERMS)}")
+        costs_fs = {
+            term: round(
+                _cost(as_mapping(entry, f"{self._place}.{term}"), "value", f"{where}.{name}.{term}")
+                * FS_PER_NS
+                * NS_PER_MS
+                * scale
+            )
+            for term, entry in section.items()
+        }
+        self._lasting = [(TERMS[term][1], fs) for term, fs in costs_fs.items() if term not in CHANGING]
+        self.changing = [(TERMS[term][1], costs_fs[term]) for term in CHANGING if costs_fs.get(term)]
+        """Terms that differ from step to step."""
+        self.of_kv_token_fs = costs_fs.get("kv_tokens", 0)
+
+    def lasting_fs(self, shape: StepShape) -> int:
+        """Sum up the terms that many steps share."""
+        total_fs = 0
+        for count, fs in self._lasting:
+            total_fs += fs * count(shape)
+        return total_fs
+
+    def changing_fs(self, shape: StepShape) -> int:
+        """Sum up the others."""
+        total_fs = 0
+        for count, fs in self.changing:
+            total_fs += fs * count(shape)
+        return total_fs
+
+    def refuse(self, term: str) -> None:
+        """Raise UserError if `term` is among the terms."""
+        if any(count is TERMS[term][1] for count, _ in self.changing):
+            raise UserError(f"{self._place}.{term}: only gpu_ms may depend on it")
 
 
 def _outside(ranges: Mapping[str, tuple[float, float]], key: str, low: float, high: float) -> list[str]:

@@ -1,27 +1,34 @@
 """The observer of a run: counts what an engine does within the metrics window."""
 
 from array import array
-from collections import Counter, defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import pyarrow as pa
 
-from sim.engine import StepRecord
+from sim.fast_forward import DecodeRun
+from sim.gaps import TokenGaps
 from sim.metrics import NS_PER_S
 from sim.request import Request
 from sim.results import STEPS_SCHEMA
 from sim.scheduler import StepPlan
+from sim.steps import StepRecord
 
 
 @dataclass(slots=True)
 class GpuTime:
     """What the GPU did within the window, in ns. What is left of the window is idle time without work."""
 
-    compute: float = 0
-    loading: float = 0
-    activation: float = 0
-    host: float = 0
+    compute: int = 0
+    loading: int = 0
+    activation: int = 0
+    host: int = 0
+
+    def add(self, other: "GpuTime") -> None:
+        """Add the times of another GPU."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
 
 class StepLog:
@@ -59,8 +66,8 @@ class Recorder:
     """Counts over the window [``start_ns``, ``end_ns``); ``end_ns`` None is the end of the run.
 
     ``on_finished`` is called for each completed request, before the engine schedules at that instant.
-    ``step_log`` takes every step, those of the warm-up too. A step costs O(its requests), and no
-    memory but for gaps between tokens that did not occur before.
+    ``step_log`` takes every step, those of the warm-up too. A step, or a run of steps, costs
+    a few numbers of memory.
     """
 
     def __init__(
@@ -74,14 +81,34 @@ class Recorder:
         self.end_ns = end_ns
         self.on_finished = on_finished
         self.step_log = step_log
+        self.num_replicas = 1
         self.num_output_tokens = 0
         self.num_steps = 0
         self.num_preemptions = 0
         self.num_adapter_uses = 0
         self.adapter_events: Counter[str] = Counter()
-        self.itl_gaps_ns: defaultdict[int, int] = defaultdict(int)
+        self.gaps = TokenGaps()
         self.gpu_time = GpuTime()
         self._gpu_free_ns = 0
+        self._tokens_ns = 0
+
+    @classmethod
+    def total(cls, recorders: Sequence["Recorder"]) -> "Recorder":
+        """Return the counts of several replicas as one; one alone is returned as it is."""
+        first, *others = recorders
+        if not others:
+            return first
+        total = cls(first.start_ns, first.end_ns, first.on_finished, None)
+        total.num_replicas = len(recorders)
+        for recorder in recorders:
+            total.num_output_tokens += recorder.num_output_tokens
+            total.num_steps += recorder.num_steps
+            total.num_preemptions += recorder.num_preemptions
+            total.num_adapter_uses += recorder.num_adapter_uses
+            total.adapter_events.update(recorder.adapter_events)
+            total.gpu_time.add(recorder.gpu_time)
+            total.gaps.add(recorder.gaps)
+        return total
 
     def on_step(self, record: StepRecord) -> None:
         """Count a step that has just been scheduled."""
@@ -101,15 +128,46 @@ class Recorder:
 
     def on_tokens(self, plan: StepPlan, now_ns: int) -> None:
         """Count a step's tokens and the gaps since each request's token before."""
-        start_ns = self.start_ns
+        start_ns, before_ns, self._tokens_ns = self.start_ns, self._tokens_ns, now_ns
         if now_ns < start_ns:
             return
-        self.num_output_tokens += len(plan.sampled)
-        tokens_before = [request.last_token_ns for request in plan.sampled if request.arrival_ns >= start_ns]
+        self.num_output_tokens += len(plan.group.requests) + len(plan.sampled_chunks)
+        num_together = self._num_counted(plan.group.requests) - self._num_counted(plan.joined)
+        if num_together:
+            self.gaps.append(now_ns - before_ns, num_together)
+        alone = plan.joined + plan.sampled_chunks
+        if not alone:
+            return
+        tokens_before = [request.last_token_ns for request in alone if request.arrival_ns >= start_ns]
         # Most requests of a step had their last token at the same instant: the step before.
         for token_ns, count in Counter(tokens_before).items():
             if token_ns is not None:
-                self.itl_gaps_ns[now_ns - token_ns] += count
+                self.gaps.append(now_ns - token_ns, count)
+
+    def on_run(self, run: DecodeRun) -> None:
+        """Count the steps and the tokens of a run."""
+        begin_ns, end_ns = run.last.gpu_end_ns, run.gpu_end_ns(run.num_steps)
+        in_window = min(begin_ns, run.turn_ns(1)) >= self.start_ns and end_ns <= (self.end_ns or end_ns)
+        if self.step_log is not None or not in_window:
+            run.play(self)
+            return
+        plan, num_steps = run.last.plan, run.num_steps
+        self.on_tokens(run.under_way[0].plan, run.turn_ns(1))
+        self.num_output_tokens += (num_steps - 1) * plan.num_reqs
+        self.gaps.append_run(run, self._num_counted(plan.group.requests))
+        self._tokens_ns = run.turn_ns(num_steps)
+        self.num_steps += num_steps
+        self.num_adapter_uses += num_steps * len(plan.adapters)
+        busy_ns = run.busy_ns(num_steps)
+        self.gpu_time.compute += busy_ns
+        self.gpu_time.host += end_ns - begin_ns - busy_ns
+        self._gpu_free_ns = end_ns
+
+    def _num_counted(self, requests: Sequence[Request]) -> int:
+        """How many of the requests arrived in the window."""
+        if not self.start_ns:
+            return len(requests)
+        return sum(request.arrival_ns >= self.start_ns for request in requests)
 
     def on_finish(self, request: Request, now_ns: int) -> None:
         """Pass a completion on."""
@@ -117,18 +175,18 @@ class Recorder:
 
     def _add_gpu_time(self, record: StepRecord) -> None:
         """Add what of the GPU's waiting before the step, and of the step itself, lies in the window."""
-        waited = self._share_in_window(self._gpu_free_ns, record.gpu_start_ns)
-        busy = self._share_in_window(record.gpu_start_ns, record.gpu_end_ns)
-        time, idle = self.gpu_time, record.gpu_idle
-        time.compute += busy * (record.gpu_end_ns - record.gpu_start_ns)
-        if waited:
-            time.loading += waited * idle.loading_ns
-            time.activation += waited * idle.activation_ns
-            time.host += waited * idle.host_ns
-        self._gpu_free_ns = record.gpu_end_ns
+        start_ns, end_ns, free_ns = record.gpu_start_ns, record.gpu_end_ns, self._gpu_free_ns
+        time, idle, waited_ns = self.gpu_time, record.gpu_idle, start_ns - free_ns
+        time.compute += self._in_window_ns(start_ns, end_ns)
+        if waited_ns:
+            part_ns = self._in_window_ns(free_ns, start_ns)
+            time.loading += idle.loading_ns * part_ns // waited_ns
+            time.activation += idle.activation_ns * part_ns // waited_ns
+            time.host += idle.host_ns * part_ns // waited_ns
+        self._gpu_free_ns = end_ns
 
-    def _share_in_window(self, begin_ns: int, end_ns: int) -> float:
-        """Fraction of [begin_ns, end_ns) that lies in the window; 0 of nothing."""
+    def _in_window_ns(self, begin_ns: int, end_ns: int) -> int:
+        """How much of [begin_ns, end_ns) lies in the window."""
         first = max(begin_ns, self.start_ns)
         last = end_ns if self.end_ns is None else min(end_ns, self.end_ns)
-        return (last - first) / (end_ns - begin_ns) if last > first else 0
+        return max(0, last - first)

@@ -54,6 +54,10 @@ STEPS_SCHEMA = pa.schema(
 )
 """A row per scheduled request per engine step, in vLLM's order; start and end are the GPU's."""
 
+REPLICA = pa.field("replica", pa.int64())
+"""Last column of both tables of a run with several replicas: which of them, null for a rejected request. The
+steps of one replica, which count from 0, stand before those of the next."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -104,12 +108,12 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 
 def read_requests(folder: Path) -> pa.Table:
-    """Read ``requests.parquet`` of a result, as REQUESTS_SCHEMA. Raises UserError."""
+    """Read ``requests.parquet`` of a result, as REQUESTS_SCHEMA, maybe with REPLICA. Raises UserError."""
     return _read_table(folder / REQUESTS_FILE, REQUESTS_SCHEMA)
 
 
 def read_steps(folder: Path) -> pa.Table:
-    """Read ``steps.parquet`` of a result, as STEPS_SCHEMA. Raises UserError."""
+    """Read ``steps.parquet`` of a result, as STEPS_SCHEMA, maybe with REPLICA. Raises UserError."""
     return _read_table(folder / STEPS_FILE, STEPS_SCHEMA)
 
 
@@ -123,7 +127,7 @@ def _read_table(file: Path, schema: pa.Schema) -> pa.Table:
         table = pq.read_table(file)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{file}: cannot be read as parquet: {str(error).splitlines()[0]}") from error
-    if table.schema.names != schema.names:
+    if table.schema.names not in (schema.names, [*schema.names, REPLICA.name]):
         raise UserError(f"{file}: columns {table.schema.names}, expected {schema.names}")
     return table
 

@@ -1,10 +1,12 @@
 """vLLM's V1 scheduler: from the state, the next step's plan. It knows nothing of time."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from policies.admission import AdmissionPolicy, AdmissionView
 from sim.config import EngineConfig
 from sim.kv_blocks import KVBlockPool
+from sim.lockstep import NO_GROUP, Group
 from sim.request import Request, RequestStatus
 
 
@@ -12,16 +14,24 @@ from sim.request import Request, RequestStatus
 class StepPlan:
     """What one engine step computes (vllm/v1/core/sched/output.py, `SchedulerOutput`)."""
 
-    num_scheduled_tokens: dict[Request, int] = field(default_factory=dict)
-    """Tokens per request, running requests first, then those admitted in this step."""
+    chunks: dict[Request, int] = field(default_factory=dict)
+    """Tokens per request, running requests first, then those admitted in this step. Before them come the
+    requests of `group`, one token each."""
+    group: Group = NO_GROUP
+    """Requests that are counted together (sim.fast_scheduler)."""
     adapters: dict[str, None] = field(default_factory=dict)
     """The distinct adapters in order of first appearance."""
     admitted: list[Request] = field(default_factory=list)
     """Requests that start or resume in this step."""
     preempted: list[Request] = field(default_factory=list)
-    sampled: list[Request] = field(default_factory=list)
-    """Requests that get a token from this step: all but unfinished prompts. Those that have finished when the
-    results arrive are taken out by `Scheduler.update_from_output`."""
+    sampled_chunks: list[Request] = field(default_factory=list)
+    """Of `chunks`, the requests that get a token from this step: all but unfinished prompts. Those that have
+    finished when the results arrive are taken out by `Scheduler.update_from_output`."""
+    joined: list[Request] = field(default_factory=list)
+    """Of `group`, those that were not in it before."""
+    tick: int = 0
+    """Number of the step (sim.fast_scheduler)."""
+    num_reqs: int = 0
     num_tokens: int = 0
     max_query_len: int = 0
     """Most tokens of one request."""
@@ -33,11 +43,48 @@ class StepPlan:
     """Sum over decoding requests of their context after the step."""
     num_lora_tokens: int = 0
 
+    @property
+    def num_scheduled_tokens(self) -> dict[Request, int]:
+        """Tokens of every request of the step, in order."""
+        return dict.fromkeys(self.group.requests, 1) | self.chunks
+
+    @property
+    def sampled(self) -> list[Request]:
+        """Every request that gets a token from this step, in order."""
+        return self.group.requests + self.sampled_chunks
+
+    def repeated(self, tick: int) -> "StepPlan":
+        """Return the plan of a later step of the same group alone."""
+        kv_tokens = self.kv_tokens + (tick - self.tick) * self.num_reqs
+        return StepPlan(
+            group=self.group,
+            adapters=self.adapters,
+            tick=tick,
+            num_reqs=self.num_reqs,
+            num_tokens=self.num_tokens,
+            max_query_len=self.max_query_len,
+            kv_tokens=kv_tokens,
+            num_lora_tokens=self.num_lora_tokens,
+        )
+
+    def settle(self) -> None:
+        """Hold every request on its own."""
+        self.chunks, self.sampled_chunks = self.num_scheduled_tokens, self.sampled
+        self.group, self.joined = NO_GROUP, []
+
+
+VICTIMS: Mapping[str, Callable[[list[Request]], Request]] = {
+    "fcfs": lambda running: running[-1],
+    "priority": lambda running: max(running, key=lambda request: (request.priority, request.arrival_ns)),
+}
+"""Which running request is preempted, for each `scheduling_policy`."""
+
 
 class Scheduler:
-    """Synchronous, first come first served, without prefix caching (vllm/v1/core/sched/scheduler.py).
+    """The synchronous one (vllm/v1/core/sched/scheduler.py).
 
-    `admission` holds the waiting requests, and `kv` the blocks of the running ones.
+    `admission` holds the waiting requests, and `kv` the blocks of the running ones. `scheduling_policy` says
+    which running request is preempted.
     """
 
     def __init__(self, config: EngineConfig, kv: KVBlockPool, admission: AdmissionPolicy[Request]) -> None:
@@ -45,6 +92,7 @@ class Scheduler:
         self.kv = kv
         self.admission = admission
         self.running: list[Request] = []
+        self._victim = VICTIMS[config.scheduling_policy]
 
     def add_request(self, request: Request) -> None:
         """Take in a request that has just arrived."""
@@ -54,23 +102,25 @@ class Scheduler:
         """Whether any request is running or waiting."""
         return bool(self.running) or len(self.admission) > 0
 
+    def settle(self) -> None:
+        """Bring the fields of all requests up to date, which they always are here."""
+
     def schedule(self) -> StepPlan:
         """Decide the next step. The plan is empty when nothing can be scheduled before results arrive."""
         plan = StepPlan()
-        token_budget = self._schedule_running(plan)
+        token_budget = self._schedule_running(plan, self.running, self.config.max_num_batched_tokens)
         if not plan.preempted and token_budget > 0 and len(self.admission):
             self._schedule_waiting(plan, token_budget)
         self._update_after_schedule(plan)
         return plan
 
-    def _schedule_running(self, plan: StepPlan) -> int:
+    def _schedule_running(self, plan: StepPlan, running: list[Request], token_budget: int) -> int:
         """Continue running requests, in order, and return what is left of the token budget."""
-        running, allocate_slots = self.running, self.kv.allocate_slots
+        allocate_slots = self.kv.allocate_slots
         threshold = self.config.long_prefill_token_threshold
         last_position = self.config.max_model_len - 1
-        token_budget = self.config.max_num_batched_tokens
         index = 0
-        # Preemption shortens the list from its end while it is walked.
+        # Preemption shortens the list while it is walked: at its end, or anywhere with priorities.
         while index < len(running) and token_budget > 0:
             request = running[index]
             index += 1
@@ -86,34 +136,41 @@ class Scheduler:
             num_new_tokens = min(num_new_tokens, token_budget, last_position - num_computed_tokens)
             if num_new_tokens == 0:
                 continue
-            if not allocate_slots(request, num_new_tokens) and not self._preempt_for(
-                request, num_new_tokens, plan
-            ):
-                break
-            plan.num_scheduled_tokens[request] = num_new_tokens
+            while not allocate_slots(request, num_new_tokens):
+                victim = self._preempt(plan)
+                if victim is request:
+                    return token_budget
+                if victim in plan.chunks:
+                    token_budget += self._take_back(victim, plan)
+                    index -= 1
+            plan.chunks[request] = num_new_tokens
             token_budget -= num_new_tokens
             if request.adapter is not None:
                 plan.adapters[request.adapter] = None
         return token_budget
 
-    def _preempt_for(self, request: Request, num_new_tokens: int, plan: StepPlan) -> bool:
-        """Preempt from the tail until `request` gets its blocks; False if it had to go itself."""
-        while True:
-            preempted = self.running.pop()
-            self.kv.free(preempted)
-            preempted.status = RequestStatus.PREEMPTED
-            preempted.num_computed_tokens = 0
-            preempted.num_preemptions += 1
-            self.admission.requeue(preempted)
-            plan.preempted.append(preempted)
-            if preempted is request:
-                return False
-            if self.kv.allocate_slots(request, num_new_tokens):
-                return True
+    def _preempt(self, plan: StepPlan) -> Request:
+        """Send a running request back to wait and forget what is computed of it (`_preempt_request`)."""
+        victim = self._victim(self.running)
+        self.running.remove(victim)
+        victim.status = RequestStatus.PREEMPTED
+        self.kv.free(victim)
+        victim.num_computed_tokens = 0
+        victim.num_preemptions += 1
+        self.admission.requeue(victim)
+        plan.preempted.append(victim)
+        return victim
+
+    def _take_back(self, victim: Request, plan: StepPlan) -> int:
+        """Remove a preempted request from the step, which priorities may need; returns its tokens."""
+        num_tokens = plan.chunks.pop(victim)
+        adapters = (request.adapter for request in plan.chunks)
+        plan.adapters = {adapter: None for adapter in adapters if adapter is not None}
+        return num_tokens
 
     def _schedule_waiting(self, plan: StepPlan, token_budget: int) -> None:
         """Admit waiting requests in the order that the admission policy gives."""
-        config, running = self.config, self.running
+        config, kv, running = self.config, self.kv, self.running
         threshold = config.long_prefill_token_threshold
         if len(running) >= config.max_num_seqs:
             return
@@ -121,17 +178,22 @@ class Scheduler:
         for request in self.admission.candidates(view):
             if not view.accepts(request.adapter):
                 continue
-            num_new_tokens = request.num_tokens - request.num_computed_tokens
+            computed_blocks = kv.computed_blocks(request)
+            num_computed_tokens = len(computed_blocks) * kv.block_size
+            num_new_tokens = request.num_tokens - num_computed_tokens
             if 0 < threshold < num_new_tokens:
                 num_new_tokens = threshold
             num_new_tokens = min(num_new_tokens, token_budget)
-            if not self.kv.allocate_slots(request, num_new_tokens, config.scheduler_reserve_full_isl):
+            if not kv.allocate_slots(
+                request, num_new_tokens, computed_blocks, config.scheduler_reserve_full_isl
+            ):
                 break
             self.admission.admit(request)
             request.status = RequestStatus.RUNNING
+            request.num_computed_tokens = num_computed_tokens
             running.append(request)
             plan.admitted.append(request)
-            plan.num_scheduled_tokens[request] = num_new_tokens
+            plan.chunks[request] = num_new_tokens
             token_budget -= num_new_tokens
             if request.adapter is not None:
                 plan.adapters[request.adapter] = None
@@ -140,34 +202,51 @@ class Scheduler:
 
     def _update_after_schedule(self, plan: StepPlan) -> None:
         """Count the scheduled tokens as computed, so that the next step can be planned; sum up the shape."""
-        for request, num_new_tokens in plan.num_scheduled_tokens.items():
+        group = plan.group
+        num_prefill_reqs = num_prefill_tokens = attention_work = kv_tokens = max_query_len = 0
+        num_lora_tokens = group.num_lora_tokens
+        for request, num_new_tokens in plan.chunks.items():
             context = request.num_computed_tokens
             request.num_computed_tokens = after = context + num_new_tokens
             if after >= request.num_tokens + request.num_output_placeholders:
-                plan.sampled.append(request)
+                plan.sampled_chunks.append(request)
             if num_new_tokens > 1 or context < request.num_prompt_tokens:
-                plan.num_prefill_reqs += 1
-                plan.num_prefill_tokens += num_new_tokens
-                plan.attention_work += num_new_tokens * context + num_new_tokens * num_new_tokens // 2
-                plan.max_query_len = max(plan.max_query_len, num_new_tokens)
+                num_prefill_reqs += 1
+                num_prefill_tokens += num_new_tokens
+                attention_work += num_new_tokens * context + num_new_tokens * num_new_tokens // 2
+                max_query_len = max(max_query_len, num_new_tokens)
             else:
-                plan.kv_tokens += after
+                kv_tokens += after
             if request.adapter is not None:
-                plan.num_lora_tokens += num_new_tokens
-        num_decodes = len(plan.num_scheduled_tokens) - plan.num_prefill_reqs
-        plan.num_tokens = plan.num_prefill_tokens + num_decodes
-        if num_decodes:
-            plan.max_query_len = max(plan.max_query_len, 1)
+                num_lora_tokens += num_new_tokens
+        plan.num_reqs = len(group.requests) + len(plan.chunks)
+        num_decodes = plan.num_reqs - num_prefill_reqs
+        plan.num_prefill_reqs, plan.num_prefill_tokens = num_prefill_reqs, num_prefill_tokens
+        plan.num_tokens = num_prefill_tokens + num_decodes
+        plan.max_query_len = max(max_query_len, 1) if num_decodes else max_query_len
+        plan.attention_work, plan.kv_tokens, plan.num_lora_tokens = attention_work, kv_tokens, num_lora_tokens
 
-    def update_from_output(self, plan: StepPlan) -> list[Request]:
-        """Take over the results of the oldest step; returns the requests that finish with it.
+    def update_from_output(self, plan: StepPlan, now_ns: int = 0) -> list[Request]:
+        """Take over the results of the oldest step, known at `now_ns`; returns the requests that finish."""
+        finished = self._take_tokens(plan)
+        for request in finished:
+            stopped = request.num_output_tokens == request.output_length < request.max_tokens
+            if request.status is RequestStatus.RUNNING:
+                self.running.remove(request)
+            self._leave(
+                request, RequestStatus.FINISHED_STOPPED if stopped else RequestStatus.FINISHED_LENGTH_CAPPED
+            )
+        return finished
+
+    def _take_tokens(self, plan: StepPlan) -> list[Request]:
+        """Add a token to each request that has not finished before; returns those that end with it.
 
         As `check_stop` (vllm/v1/core/sched/utils.py), they end by themselves, at the caller's limit, or at
         the model's.
         """
         max_model_len = self.config.max_model_len
         finished, known_before = [], False
-        for request in plan.sampled:
+        for request in plan.sampled_chunks:
             if request.status is not RequestStatus.RUNNING and request.is_finished:
                 known_before = True
                 continue
@@ -175,20 +254,28 @@ class Scheduler:
             if num_tokens >= request.final_num_tokens or num_tokens >= max_model_len:
                 finished.append(request)
         if known_before:
-            plan.sampled = [request for request in plan.sampled if not request.is_finished]
-        for request in finished:
-            self._finish(request)
-        if finished:
-            self.running = [request for request in self.running if not request.is_finished]
+            plan.sampled_chunks = [request for request in plan.sampled_chunks if not request.is_finished]
         return finished
 
-    def _finish(self, request: Request) -> None:
-        if request.status is RequestStatus.PREEMPTED:
-            self.admission.remove(request)
-        else:
+    def abort(self, request: Request) -> None:
+        """Take `request` out at once (`finish_requests`), unless it has finished.
+
+        Its blocks are free, also where a step that is under way still computes it; what that step yields for
+        it is dropped.
+        """
+        if request.is_finished:
+            return
+        if request.status is RequestStatus.RUNNING:
+            self.running.remove(request)
+        self._leave(request, RequestStatus.FINISHED_ABORTED)
+
+    def _leave(self, request: Request, status: RequestStatus) -> None:
+        running = request.status is RequestStatus.RUNNING
+        request.status = status
+        if running:
             self.kv.free(request)
-        stopped = request.num_output_tokens == request.output_length < request.max_tokens
-        request.status = RequestStatus.FINISHED_STOPPED if stopped else RequestStatus.FINISHED_LENGTH_CAPPED
+        else:
+            self.admission.remove(request)
 
 
 class AsyncScheduler(Scheduler):
@@ -196,12 +283,17 @@ class AsyncScheduler(Scheduler):
 
     def _update_after_schedule(self, plan: StepPlan) -> None:
         super()._update_after_schedule(plan)
-        for request in plan.sampled:
+        for request in plan.sampled_chunks:
             request.num_output_placeholders += 1
 
-    def update_from_output(self, plan: StepPlan) -> list[Request]:
+    def _take_tokens(self, plan: StepPlan) -> list[Request]:
         """As the synchronous scheduler; each token takes the place of a placeholder."""
-        finished = super().update_from_output(plan)
-        for request in plan.sampled:
+        finished = super()._take_tokens(plan)
+        for request in plan.sampled_chunks:
             request.num_output_placeholders -= 1
+        if self.config.enable_prefix_caching:
+            for request in plan.sampled_chunks:
+                if request.status is RequestStatus.RUNNING:
+                    num_known_tokens = request.num_computed_tokens - request.num_output_placeholders
+                    self.kv.cache_blocks(request, num_known_tokens)
         return finished

@@ -36,6 +36,10 @@ def _flags_off_default(engine: EngineConfig) -> list[str]:
         flags += ["--num-gpu-blocks-override", str(engine.num_gpu_blocks)]
     if engine.long_prefill_token_threshold:
         flags += ["--long-prefill-token-threshold", str(engine.long_prefill_token_threshold)]
+    if engine.scheduling_policy != "fcfs":
+        flags += ["--scheduling-policy", engine.scheduling_policy]
+    if not engine.enable_prefix_caching:
+        flags.append("--no-enable-prefix-caching")
     if not engine.async_scheduling:
         flags.append("--no-async-scheduling")
     if not engine.scheduler_reserve_full_isl:

@@ -1,7 +1,7 @@
 """``summary.json`` and ``requests.parquet`` of a run, from its requests and its recorder."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -10,31 +10,49 @@ from sim.client import Client
 from sim.metrics import NS_PER_MS, NS_PER_S, e2el_ns, latencies, ratio, tpot_ns, ttft_ns
 from sim.recorder import Recorder
 from sim.request import Request, RequestStatus
-from sim.results import REQUESTS_SCHEMA
+from sim.results import REPLICA, REQUESTS_SCHEMA
 
 STATUSES = ("completed", "running", "waiting", "rejected", "aborted")
 
 
-def status_of(request: Request, client: Client) -> str:
+def status_of(request: Request, rejected: Collection[Request]) -> str:
     """Return where a submitted request is when the run ends: one of STATUSES."""
-    if request in client.rejected:
+    if request in rejected:
         return "rejected"
     if request.is_finished:
-        return "completed"
+        return "completed" if request.abort_ns is None else "aborted"
     return "running" if request.status is RequestStatus.RUNNING else "waiting"
 
 
-def counts(client: Client) -> dict[str, int]:
+def counts(requests: Sequence[Request], rejected: Collection[Request]) -> dict[str, int]:
     """Return the number of requests submitted and of each status, over the whole run, warm-up included."""
-    found = Counter(status_of(request, client) for request in client.requests)
-    return {"submitted": len(client.requests)} | {status: found[status] for status in STATUSES}
+    found = Counter(status_of(request, rejected) for request in requests)
+    return {"submitted": len(requests)} | {status: found[status] for status in STATUSES}
 
 
-def run_metrics(client: Client, recorder: Recorder, end_ns: int) -> dict[str, Any]:
-    """Return the metrics of ``summary.json`` over the window that ends at ``end_ns``; see sim.metrics."""
+def summarise(client: Client, recorders: Sequence[Recorder], end_ns: int) -> dict[str, Any]:
+    """Return the metrics of ``summary.json``: of all replicas together and, of several, each one's.
+
+    A rejected request has no replica and counts for all together only.
+    """
+    total = run_metrics(client.requests, client.rejected, Recorder.total(recorders), end_ns)
+    if len(recorders) == 1:
+        return total
+    routed: list[list[Request]] = [[] for _ in recorders]
+    for request, replica in zip(client.requests, client.replicas, strict=True):
+        if replica is not None:
+            routed[replica].append(request)
+    each = zip(routed, recorders, strict=True)
+    return total | {"replicas": [run_metrics(requests, (), recorder, end_ns) for requests, recorder in each]}
+
+
+def run_metrics(
+    requests: Sequence[Request], rejected: Collection[Request], recorder: Recorder, end_ns: int
+) -> dict[str, Any]:
+    """Return the metrics of ``requests`` over the window that ends at ``end_ns``; see sim.metrics."""
     start_ns = recorder.start_ns
     window_s = (end_ns - start_ns) / NS_PER_S
-    finished = [r for r in client.requests if r.finish_ns is not None and r.finish_ns >= start_ns]
+    finished = [r for r in requests if r.finish_ns is not None and r.finish_ns >= start_ns]
     input_tokens = sum(request.num_prompt_tokens for request in finished)
     output_tokens = recorder.num_output_tokens
     return {
@@ -45,8 +63,8 @@ def run_metrics(client: Client, recorder: Recorder, end_ns: int) -> dict[str, An
         "completed": len(finished),
         "total_input_tokens": input_tokens,
         "total_output_tokens": output_tokens,
-        **latencies((r for r in finished if r.arrival_ns >= start_ns), recorder.itl_gaps_ns),
-        "counts": counts(client),
+        **latencies((r for r in finished if r.arrival_ns >= start_ns), recorder.gaps.histogram()),
+        "counts": counts(requests, rejected),
         **adapter_metrics(recorder),
         "time_share": time_share(recorder, end_ns),
         "num_preemptions": recorder.num_preemptions,
@@ -76,18 +94,18 @@ def adapter_metrics(recorder: Recorder) -> dict[str, Any]:
 
 
 def time_share(recorder: Recorder, end_ns: int) -> dict[str, float]:
-    """Return the fractions of the window in which the GPU computed, or waited for what; they sum to 1.
+    """Return the fractions of the window in which the GPUs computed, or waited for what; they sum to 1.
 
     ``compute``: from the start of a step on the GPU to its end, copies to slots included. ``loading``,
     ``activation``, ``host``: it waited while the host thread did that. ``idle``: there was nothing to do.
     """
-    window_ns = end_ns - recorder.start_ns
+    window_ns = (end_ns - recorder.start_ns) * recorder.num_replicas
     names = ("compute", "loading", "activation", "host")
     shares = {name: ratio(getattr(recorder.gpu_time, name), window_ns) or 0.0 for name in names}
     return shares | {"idle": max(0.0, 1 - sum(shares.values()))}
 
 
-def requests_table(client: Client) -> pa.Table:
+def requests_table(client: Client, num_replicas: int) -> pa.Table:
     """Return ``requests.parquet``: a row per submitted request in order of arrival, warm-up included."""
     requests = client.requests
     columns = {
@@ -101,12 +119,18 @@ def requests_table(client: Client) -> pa.Table:
         "output_length": [request.output_length for request in requests],
         "num_generated_tokens": [request.num_output_tokens for request in requests],
         "num_preemptions": [request.num_preemptions for request in requests],
-        "status": [status_of(request, client) for request in requests],
+        "status": [status_of(request, client.rejected) for request in requests],
         "ttft_ms": _scaled([ttft_ns(request) for request in requests], NS_PER_MS),
         "tpot_ms": _scaled([tpot_ns(request) for request in requests], NS_PER_MS),
         "e2el_ms": _scaled([e2el_ns(request) for request in requests], NS_PER_MS),
     }
-    return pa.table(columns, schema=REQUESTS_SCHEMA)
+    table = pa.table(columns, schema=REQUESTS_SCHEMA)
+    return with_replica(table, client.replicas) if num_replicas > 1 else table
+
+
+def with_replica(table: pa.Table, replicas: Sequence[int | None]) -> pa.Table:
+    """Return ``table`` with the column that says which replica each row is about."""
+    return table.append_column(REPLICA, pa.array(replicas, REPLICA.type))
 
 
 def _scaled(values_ns: Sequence[float | None], unit_ns: float) -> list[float | None]:

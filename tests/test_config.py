@@ -67,6 +67,8 @@ def test_engine_defaults_are_those_of_vllm() -> None:
     assert (engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_lora_rank) == (256, 8192, 16)
     assert engine.async_scheduling
     assert engine.scheduler_reserve_full_isl
+    assert engine.enable_prefix_caching
+    assert engine.scheduling_policy == "fcfs"
 
 
 def test_host_cache_has_as_many_entries_as_slots_unless_told() -> None:
@@ -103,6 +105,27 @@ def test_sizes_of_qwen3_0_6b() -> None:
         ({"engine.gpu_memory_utilization": 1.5}, "engine.gpu_memory_utilization=1.5: must be at most 1"),
         ({"engine.long_prefill_token_threshold": -1}, "engine.long_prefill_token_threshold=-1: must be"),
         ({"engine.max_model_len": 200_000}, "engine.max_model_len=200000: must be at most model.max_pos"),
+        ({"engine.scheduling_policy": "lifo"}, "engine.scheduling_policy='lifo': expected one of fcfs, prio"),
+        ({"engine.initial_host_cache": "abc"}, "engine.initial_host_cache='abc': expected list"),
+        ({"engine.initial_host_cache": ["a", 3]}, "engine.initial_host_cache[1]=3: expected str"),
+        ({"engine.initial_host_cache": ["a", "a"]}, "engine.initial_host_cache=['a', 'a']: a is in it twice"),
+        (
+            {"engine.max_loras": 1, "engine.initial_host_cache": ["a", "b"]},
+            "engine.initial_host_cache=['a', 'b']: 2 adapters, at most engine.max_cpu_loras=1",
+        ),
+        (
+            {
+                "engine.max_loras": 1,
+                "engine.max_cpu_loras": 2,
+                "engine.initial_host_cache": ["a", "b"],
+                "engine.initial_slots": ["a", "b"],
+            },
+            "engine.initial_slots=['a', 'b']: 2 adapters, at most engine.max_loras=1",
+        ),
+        (
+            {"engine.initial_slots": ["a"]},
+            "engine.initial_slots=['a']: a is not in engine.initial_host_cache",
+        ),
         ({"model.hidden_size": -1}, "model.hidden_size=-1: must be greater than 0"),
         ({"model.dtype": "int8"}, "model.dtype='int8': expected one of bfloat16, float16, float32"),
         ({"workload.adapter_rank": 64}, "workload.adapter_rank=64: must be at most engine.max_lora_rank=16"),

@@ -8,20 +8,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simpy import Environment
 
-from policies.admission import FcfsSkip
+from policies.admission import vllm_queue
 from policies.eviction import Lru
 from sim.adapters import AdapterTiers
 from sim.config import EngineConfig
-from sim.costs import ConstantCosts, StepCost, StepShape
+from sim.costs import FS_PER_NS, ConstantCosts, StepCost, StepShape
 from sim.cudagraph import CudaGraphs
-from sim.engine import Engine, StepRecord
+from sim.engine import Engine
+from sim.fast_forward import DecodeRun
+from sim.fast_scheduler import make_scheduler
 from sim.kv_blocks import KVBlockPool
-from sim.request import Request
-from sim.scheduler import AsyncScheduler, Scheduler, StepPlan
+from sim.prefix_cache import PrefixCachingBlockPool
+from sim.request import Request, RequestStatus
+from sim.scheduler import StepPlan
+from sim.steps import StepRecord
 
 STEP = 10
 CONFIG = EngineConfig(
-    max_loras=2, max_num_seqs=4, max_num_batched_tokens=16, max_model_len=64, block_size=4, num_gpu_blocks=33
+    max_loras=2,
+    max_num_seqs=4,
+    max_num_batched_tokens=16,
+    max_model_len=64,
+    block_size=4,
+    num_gpu_blocks=33,
+    fast_forward=False,
 )
 SYNC = replace(CONFIG, async_scheduling=False)
 
@@ -39,6 +49,9 @@ class Log:
         self.steps.append(record)
         plan = {request.request_id: tokens for request, tokens in record.plan.num_scheduled_tokens.items()}
         self.events.append((record.gpu_start_ns, "step", plan))
+
+    def on_run(self, run: DecodeRun) -> None:
+        run.play(self)
 
     def on_preempt(self, request: Request, now_ns: int) -> None:
         self.events.append((now_ns, "preempt", request.request_id))
@@ -60,12 +73,14 @@ class Costs:
     """Every phase costs something."""
 
     def step(self, shape: StepShape) -> StepCost:
-        return StepCost(schedule_ns=1, prepare_ns=1, remap_ns=4, launch_ns=3, gpu_ns=STEP, update_ns=1)
+        return StepCost(
+            schedule_ns=1, prepare_ns=1, remap_ns=4, launch_ns=3, gpu_fs=STEP * FS_PER_NS, update_ns=1
+        )
 
-    def load_ns(self, grows: bool) -> int:
+    def load_ns(self, grows: bool, rank: int) -> int:
         return 200 if grows else 100
 
-    def activate_ns(self) -> int:
+    def activate_ns(self, rank: int) -> int:
         return 20
 
 
@@ -75,13 +90,22 @@ def request(name: str, arrival: int = 0, prompt: int = 4, output: int = 2, **mor
 
 def engine(env: Environment, config: EngineConfig, log: Log, costs: Any = None) -> Engine:
     assert config.num_gpu_blocks is not None
-    kv = KVBlockPool(config.num_gpu_blocks, config.block_size)
-    scheduler = (AsyncScheduler if config.async_scheduling else Scheduler)(config, kv, FcfsSkip())
+    kv = (PrefixCachingBlockPool if config.enable_prefix_caching else KVBlockPool)(
+        config.num_gpu_blocks, config.block_size
+    )
+    scheduler = make_scheduler(config, kv, vllm_queue(config.scheduling_policy))
     tiers = AdapterTiers(config.max_loras, config.host_cache_entries, Lru(), Lru(), seed=0)
     return Engine(env, config, scheduler, tiers, CudaGraphs(config), costs or ConstantCosts(STEP / 1e6), log)
 
 
-def run(config: EngineConfig, requests: list[Request], log: Log | None = None, costs: Any = None) -> Log:
+def run(
+    config: EngineConfig,
+    requests: list[Request],
+    log: Log | None = None,
+    costs: Any = None,
+    aborts: dict[str, int] | None = None,
+) -> Log:
+    """`aborts`: when the client of a request gives up."""
     log, env = log or Log(), Environment()
     log.engine = engine(env, config, log, costs)
 
@@ -90,7 +114,15 @@ def run(config: EngineConfig, requests: list[Request], log: Log | None = None, c
             yield env.timeout(arriving.arrival_ns - env.now)
             log.engine.submit(arriving)
 
+    def abort(request: Request, at: int) -> Any:
+        yield env.timeout(at)
+        log.events.append((env.now, "abort", request.request_id))
+        log.engine.abort(request)
+
     env.process(arrivals())
+    for request in requests:
+        if aborts and request.request_id in aborts:
+            env.process(abort(request, aborts[request.request_id]))
     env.run()
     return log
 
@@ -170,7 +202,7 @@ def test_long_prompt_is_chunked_by_the_token_budget(config: EngineConfig) -> Non
 
 
 def test_preempted_from_the_tail_and_recomputed_before_later_arrivals() -> None:
-    config = replace(SYNC, num_gpu_blocks=5)
+    config = replace(SYNC, num_gpu_blocks=5, enable_prefix_caching=False)
     log = run(config, [request("a", prompt=7, output=4), request("b", prompt=7, output=3), request("c", 5)])
     assert log.of("step", "preempt", "finish") == [
         (0, "step", {"a": 7, "b": 7}),
@@ -183,6 +215,131 @@ def test_preempted_from_the_tail_and_recomputed_before_later_arrivals() -> None:
         (50, "finish", "b"),
         (50, "step", {"c": 1}),
         (60, "finish", "c"),
+    ]
+
+
+def test_priority_preempts_the_least_urgent_and_admits_the_most_urgent() -> None:
+    config = replace(SYNC, num_gpu_blocks=5, enable_prefix_caching=False, scheduling_policy="priority")
+    first = [request("a", prompt=7, output=4, priority=1), request("b", prompt=7, output=3)]
+    log = run(config, [*first, request("c", 5, priority=2), request("d", 5, priority=-1)])
+    assert log.of("step", "preempt", "finish") == [
+        (0, "step", {"b": 7, "a": 7}),
+        (10, "step", {"b": 1, "a": 1}),
+        (20, "preempt", "a"),
+        (20, "step", {"b": 1}),
+        (30, "finish", "b"),
+        (30, "step", {"d": 4, "a": 9}),
+        (40, "preempt", "a"),
+        (40, "step", {"d": 1}),
+        (50, "finish", "d"),
+        (50, "step", {"a": 10, "c": 4}),
+        (60, "finish", "a"),
+        (60, "step", {"c": 1}),
+        (70, "finish", "c"),
+    ]
+
+
+def test_priority_takes_tokens_back_from_a_request_that_the_step_has_already() -> None:
+    config = replace(SYNC, num_gpu_blocks=5, scheduling_policy="priority")
+    log = run(config, [request("a", prompt=7, output=4, priority=1), request("b", 1, prompt=7, output=4)])
+    assert log.of("step", "preempt")[:4] == [
+        (0, "step", {"a": 7}),
+        (10, "step", {"a": 1, "b": 7}),
+        (20, "preempt", "a"),
+        (20, "step", {"b": 1}),
+    ]
+
+
+@pytest.mark.parametrize("config", [CONFIG, SYNC], ids=["async", "sync"])
+def test_tokens_of_a_step_under_way_are_dropped_when_its_request_is_aborted(config: EngineConfig) -> None:
+    log = run(config, [request("a", output=9), request("b", output=2)], aborts={"a": 5})
+    assert log.of("token", "abort", "finish") == [
+        (5, "abort", "a"),
+        (10, "token", "b"),
+        (20, "token", "b"),
+        (20, "finish", "b"),
+    ]
+    # The asynchronous scheduler has planned the step from 10 on already.
+    assert log.of("step")[1] == (10, "step", {"a": 1, "b": 1} if config.async_scheduling else {"b": 1})
+    assert len(log.of("step")) == 2
+
+
+def test_the_place_of_an_aborted_request_is_free_for_the_next_schedule() -> None:
+    requests = [request("a", output=9), request("b", output=1)]
+    log = run(replace(SYNC, max_num_seqs=1), requests, aborts={"a": 15})
+    assert log.events == [
+        (0, "step", {"a": 4}),
+        (10, "token", "a"),
+        (10, "step", {"a": 1}),
+        (15, "abort", "a"),
+        (20, "step", {"b": 4}),
+        (30, "token", "b"),
+        (30, "finish", "b"),
+    ]
+    assert requests[0].status is RequestStatus.FINISHED_ABORTED
+    assert (requests[0].finish_ns, requests[0].abort_ns) == (None, 15)
+
+
+def test_async_abort_of_a_request_that_the_next_step_has_already() -> None:
+    requests = [request("a", output=9), request("b", output=1)]
+    log = run(replace(CONFIG, max_num_seqs=1), requests, aborts={"a": 15})
+    assert log.events == [
+        (0, "step", {"a": 4}),
+        (10, "step", {"a": 1}),
+        (10, "token", "a"),
+        (20, "step", {"a": 1}),
+        (15, "abort", "a"),
+        (30, "step", {"b": 4}),
+        (40, "token", "b"),
+        (40, "finish", "b"),
+    ]
+
+
+def test_an_aborted_request_that_waits_is_never_scheduled() -> None:
+    log = run(replace(SYNC, max_num_seqs=1), [request("a"), request("b"), request("c")], aborts={"b": 3})
+    assert log.of("step") == [
+        (0, "step", {"a": 4}),
+        (10, "step", {"a": 1}),
+        (20, "step", {"c": 4}),
+        (30, "step", {"c": 1}),
+    ]
+
+
+def test_abort_at_the_instant_of_completion_comes_first_and_later_does_nothing() -> None:
+    requests = [request("a", output=1), request("b", output=1)]
+    log = run(SYNC, requests, aborts={"a": 10, "b": 11})
+    assert log.of("finish") == [(10, "finish", "b")]
+    assert [r.status for r in requests] == [
+        RequestStatus.FINISHED_ABORTED,
+        RequestStatus.FINISHED_LENGTH_CAPPED,
+    ]
+
+
+def test_an_abort_wakes_an_engine_whose_first_waiting_request_never_fits() -> None:
+    config = replace(SYNC, num_gpu_blocks=3)
+    log = run(config, [request("big", prompt=12, output=1), request("b", output=1)], aborts={"big": 33})
+    assert log.of("step") == [(33, "step", {"b": 4})]
+
+
+def test_a_shared_prefix_is_computed_once_for_each_adapter() -> None:
+    text = {"prompt": 10, "output": 1, "prefix_hashes": (1, 2)}
+    requests = [
+        request("a", 0, adapter="x", **text),
+        request("b", 10, adapter="x", **text),
+        request("c", 20, adapter="y", **text),
+    ]
+    steps = [(0, "step", {"a": 10}), (10, "step", {"b": 2}), (20, "step", {"c": 10})]
+    assert run(SYNC, requests).of("step") == steps
+
+
+def test_a_preempted_request_finds_its_own_blocks_and_computes_its_last_token_again() -> None:
+    config = replace(SYNC, num_gpu_blocks=5)
+    log = run(config, [request("a", prompt=7, output=4), request("b", prompt=7, output=3)])
+    assert log.of("step", "preempt")[2:] == [
+        (20, "preempt", "b"),
+        (20, "step", {"a": 1}),
+        (30, "step", {"a": 1}),
+        (40, "step", {"b": 5}),
     ]
 
 
@@ -257,7 +414,9 @@ class Checked(Log):
         assert len(scheduler.running) <= config.max_num_seqs
         assert set(plan.adapters) <= set(self.engine.tiers.slots) <= self.engine.tiers.host_cache
         assert scheduler.kv.num_free_blocks >= 0
-        assert scheduler.kv.num_used_blocks == sum(r.num_kv_blocks for r in scheduler.running)
+        held = sum(request.num_kv_blocks for request in scheduler.running)
+        assert scheduler.kv.num_used_blocks <= held  # Shared blocks count once.
+        assert config.enable_prefix_caching or scheduler.kv.num_used_blocks == held
         assert sum(record.gpu_idle) == record.gpu_start_ns - (self.steps[-2].gpu_end_ns if record.step else 0)
 
 
@@ -272,7 +431,10 @@ configs = st.builds(
     num_gpu_blocks=st.sampled_from([66, 90, 200]),
     async_scheduling=st.booleans(),
     scheduler_reserve_full_isl=st.booleans(),
+    enable_prefix_caching=st.booleans(),
+    scheduling_policy=st.sampled_from(["fcfs", "priority"]),
     long_prefill_token_threshold=st.sampled_from([0, 5]),
+    fast_forward=st.just(False),
 )
 arrivals = st.lists(
     st.tuples(
@@ -281,23 +443,34 @@ arrivals = st.lists(
         st.integers(1, 12),
         st.integers(0, 12),
         st.sampled_from([None, *"uvwxyz"]),
+        st.integers(0, 2),
+        st.integers(0, 10),
+        st.one_of(st.none(), st.integers(0, 200)),
     ),
     max_size=25,
 )
 
 
 @given(configs, arrivals, st.booleans())
-def test_everything_submitted_completes_and_gives_back_its_blocks(
+def test_everything_submitted_completes_or_is_aborted_and_gives_back_its_blocks(
     config: EngineConfig, drawn: Any, free: bool
 ) -> None:
-    requests = [
-        Request(str(n), at, prompt, output, output + more, adapter)
-        for n, (at, prompt, output, more, adapter) in enumerate(sorted(drawn, key=lambda d: d[0]))
-    ]
-    log = run(config, requests, Checked(), None if free else Costs())
-    assert all(r.is_finished and r.num_output_tokens == r.output_length for r in requests)
-    assert all(r.arrival_ns <= r.scheduled_ns < r.first_token_ns <= r.finish_ns for r in requests)
-    assert len(log.of("token")) == sum(r.output_length for r in requests)
+    requests, aborts = [], {}
+    for n, (at, prompt, output, more, adapter, priority, shared, patience) in enumerate(
+        sorted(drawn, key=lambda d: d[0])
+    ):
+        hashes = tuple(range(min(shared, prompt // config.block_size)))
+        requests.append(Request(str(n), at, prompt, output, output + more, adapter, priority, hashes))
+        if patience is not None:
+            aborts[str(n)] = at + patience + 1
+    log = run(config, requests, Checked(), None if free else Costs(), aborts)
+    completed = [r for r in requests if r.abort_ns is None]
+    assert all(r.is_finished and r.num_output_tokens == r.output_length for r in completed)
+    assert all(r.arrival_ns <= r.scheduled_ns < r.first_token_ns <= r.finish_ns for r in completed)
+    given_up = [r for r in requests if r.abort_ns is not None]
+    assert all(r.status is RequestStatus.FINISHED_ABORTED and r.finish_ns is None for r in given_up)
+    assert all((r.last_token_ns or 0) <= r.abort_ns for r in given_up)
+    assert len(log.of("token")) == sum(r.num_output_tokens for r in requests)
     assert log.engine is not None
     assert log.engine.scheduler.kv.num_used_blocks == 0
     assert not log.engine.scheduler.has_requests()

@@ -71,10 +71,10 @@ def test_one_request_of_the_longest_length_must_fit() -> None:
 
 def test_host_memory_holds_the_cache_as_far_as_there_are_adapters() -> None:
     memory = MemoryProfile(host_memory_bytes=10 * TINY.lora_bytes(8))
-    check_host_memory(engine(max_cpu_loras=1000), TINY, memory, num_adapters=10, rank=8)
-    check_host_memory(engine(max_cpu_loras=10), TINY, memory, num_adapters=1000, rank=8)
-    check_host_memory(engine(max_cpu_loras=1000), TINY, MemoryProfile(), num_adapters=1000, rank=8)
+    check_host_memory(engine(max_cpu_loras=1000), TINY, memory, ranks=[8] * 10)
+    check_host_memory(engine(max_cpu_loras=10), TINY, memory, ranks=[8] * 1000)
+    check_host_memory(engine(max_cpu_loras=1000), TINY, MemoryProfile(), ranks=[8] * 1000)
     with pytest.raises(
         DoesNotFit, match=r"^11 adapters of rank 8 .* do not fit in host memory: 0\.0 GiB short"
     ):
-        check_host_memory(engine(max_cpu_loras=11), TINY, memory, num_adapters=1000, rank=8)
+        check_host_memory(engine(max_cpu_loras=11), TINY, memory, ranks=[8] * 1000)

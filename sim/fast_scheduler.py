@@ -1,0 +1,193 @@
+"""The same schedulers, with requests that decode in lock-step counted together: for the fast forward."""
+
+from collections import deque
+
+from policies.admission import AdmissionPolicy
+from sim.config import EngineConfig
+from sim.kv_blocks import KVBlockPool
+from sim.lockstep import Lockstep
+from sim.request import Request, RequestStatus
+from sim.scheduler import AsyncScheduler, Scheduler, StepPlan
+
+
+class FastScheduler(Scheduler):
+    """Decides as `Scheduler` does, at a cost per step that does not grow with the requests that decode.
+
+    `running` is the lock-step group, which comes first, and `_others`: prompts, and whatever comes after one
+    that is not computed yet. (Asynchronous: those whose last token is under way are in neither.) Where a
+    step might preempt, and at an abort, the group dissolves, and the plain scheduler decides.
+    """
+
+    _num_under_way = 0
+    """Steps under way whose tokens are not known when a step is scheduled."""
+
+    def __init__(self, config: EngineConfig, kv: KVBlockPool, admission: AdmissionPolicy[Request]) -> None:
+        super().__init__(config, kv, admission)
+        self.lockstep = Lockstep(kv, config.async_scheduling)
+        self._others: list[Request] = []
+        self.in_flight: deque[StepPlan] = deque()
+        """Steps whose results are not known, oldest first."""
+
+    def schedule(self) -> StepPlan:
+        """Decide the next step."""
+        self._retire()
+        joined = self._join()
+        if self._may_preempt():
+            self.settle()
+            plan = super().schedule()
+            if plan.preempted:
+                self._others = self.running.copy()
+            self._start(plan)
+        else:
+            plan = self._plan_with_group(joined)
+        self._others += plan.admitted
+        if plan.num_tokens:
+            self.in_flight.append(plan)
+        return plan
+
+    def _plan_with_group(self, joined: list[Request]) -> StepPlan:
+        """Decide a step that preempts nobody."""
+        group = self.lockstep.group
+        plan = StepPlan(group=group, adapters=group.adapters.copy(), joined=joined)
+        self._start(plan)
+        token_budget = self.config.max_num_batched_tokens - len(group.requests)
+        if self._others:
+            token_budget = self._schedule_running(plan, self._others, token_budget)
+        if token_budget > 0 and len(self.admission):
+            self._schedule_waiting(plan, token_budget)
+        self._update_after_schedule(plan)
+        plan.kv_tokens += self.lockstep.context
+        return plan
+
+    def _start(self, plan: StepPlan) -> None:
+        plan.tick = self.lockstep.ticks
+        self.lockstep.tick()
+
+    def num_same_steps(self) -> int:
+        """Steps that will follow just as the last one, if nothing arrives, is aborted or admitted."""
+        *older, newest = self.in_flight
+        if newest.chunks or newest.group is not self.lockstep.group:
+            return 0
+        members = self.lockstep.members
+        if any(request not in members for plan in older for request in plan.chunks):
+            return 0
+        return self.lockstep.num_same_ticks()
+
+    def advance(self, num_steps: int, now_ns: int) -> None:
+        """Take over as many results and schedule as many steps as `num_same_steps` has promised.
+
+        `now_ns`: when the last of the results became known.
+        """
+        *older, newest = self.in_flight
+        for plan in older:
+            super()._take_tokens(plan)
+        self.lockstep.tick(num_steps)
+        self.lockstep.known = self.lockstep.ticks - len(self.in_flight)
+        self.lockstep.tokens_ns = now_ns
+        self.in_flight.clear()
+        for tick in range(self.lockstep.known, self.lockstep.ticks):
+            self.in_flight.append(newest.repeated(tick))
+
+    def update_from_output(self, plan: StepPlan, now_ns: int = 0) -> list[Request]:
+        """Take over the results of the oldest step; returns the requests that finish with it."""
+        finished = super().update_from_output(plan)
+        self.in_flight.popleft()
+        self.lockstep.tokens_ns = now_ns
+        for request in finished:
+            if request in self._others:
+                self._others.remove(request)
+        return finished
+
+    def abort(self, request: Request) -> None:
+        """Take `request` out at once, unless it has finished."""
+        if request.status is RequestStatus.RUNNING:
+            self.settle()
+        super().abort(request)
+        self._others = [other for other in self._others if other is not request]
+
+    def settle(self) -> None:
+        """Dissolve the group, so that every request's own fields are true."""
+        if self.lockstep.members or self.lockstep.ends:
+            self.lockstep.clear()
+            for plan in self.in_flight:
+                plan.settle()
+            self._others = self.running.copy()
+
+    def _may_preempt(self) -> bool:
+        """Whether the running requests may need more blocks than are free."""
+        size = self.kv.block_size
+        needed = self.lockstep.blocks_needed()
+        for request in self._others:
+            num_tokens = request.num_tokens + request.num_output_placeholders
+            needed += -(-num_tokens // size) - request.num_kv_blocks
+        return needed > self.kv.num_free_blocks
+
+    def _retire(self) -> None:
+        """Nothing retires while there are no results under way."""
+
+    def _join(self) -> list[Request]:
+        """Let others into the group that decode, up to the first that does not; returns them."""
+        joining: list[Request] = []
+        for request in self._others:
+            num_tokens = request.num_tokens + request.num_output_placeholders
+            computed, final = request.num_computed_tokens, self._final(request)
+            if (
+                computed < request.num_prompt_tokens
+                or num_tokens - computed != 1
+                or num_tokens >= final
+                or request.num_output_placeholders != self._num_under_way
+            ):
+                break
+            joining.append(request)
+            self.lockstep.join(request, final)
+        if joining:
+            del self._others[: len(joining)]
+        return joining
+
+    def _final(self, request: Request) -> int:
+        """Tokens with which `request` is complete."""
+        return min(request.final_num_tokens, self.config.max_model_len)
+
+    def _take_tokens(self, plan: StepPlan) -> list[Request]:
+        """The members whose last token this is come first in the order of `running`."""
+        self.lockstep.known = plan.tick + 1
+        ending = self.lockstep.ends.pop(plan.tick, [])
+        for request in ending:
+            self._end(request)
+        return ending + super()._take_tokens(plan)
+
+    def _end(self, request: Request) -> None:
+        self.lockstep.leave(request)
+
+
+class FastAsyncScheduler(FastScheduler, AsyncScheduler):
+    """As `AsyncScheduler`."""
+
+    _num_under_way = 1
+
+    def _retire(self) -> None:
+        """Let those go whose last token is known to be under way; they keep their place."""
+        lockstep = self.lockstep
+        for request in lockstep.ends.get(lockstep.ticks - 1, ()):
+            limit = min(request.num_prompt_tokens + request.max_tokens, self.config.max_model_len)
+            if self._final(request) == limit:
+                lockstep.leave(request)
+
+    def _take_tokens(self, plan: StepPlan) -> list[Request]:
+        """A request that stops by itself is still in the step that is under way."""
+        lockstep = self.lockstep
+        if any(request in lockstep.members for request in lockstep.ends.get(plan.tick, ())):
+            self.settle()
+        return super()._take_tokens(plan)
+
+    def _end(self, request: Request) -> None:
+        request.num_tokens += 1
+        request.num_output_placeholders -= 1
+        self.kv.cache_blocks(request, request.num_computed_tokens)
+
+
+def make_scheduler(config: EngineConfig, kv: KVBlockPool, admission: AdmissionPolicy[Request]) -> Scheduler:
+    """Return the scheduler that `config` asks for."""
+    if config.fast_forward:
+        return (FastAsyncScheduler if config.async_scheduling else FastScheduler)(config, kv, admission)
+    return (AsyncScheduler if config.async_scheduling else Scheduler)(config, kv, admission)

@@ -1,0 +1,133 @@
+"""The requests that decode in lock-step: one token each in every step, and counted together."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sim.kv_blocks import KVBlockPool
+from sim.request import Request
+
+
+class Member(NamedTuple):
+    """A request in the group, in ticks: steps that have been scheduled."""
+
+    joined: int
+    """The first tick that it takes part in."""
+    last: int
+    """The tick whose token is its last."""
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Who is in the group, in the order of `running`; never changed, but made anew."""
+
+    requests: list[Request]
+    adapters: dict[str, None]
+    """The distinct ones in order of first appearance."""
+    token_adapters: list[str | None]
+    """The adapter of each request's token."""
+    num_lora_tokens: int
+
+
+NO_GROUP = Group([], {}, [], 0)
+
+
+class Lockstep:
+    """Books for all members at once, so that a step costs the same however many there are.
+
+    While a request is a member, its own fields stay as they were when it joined; `settle` brings them up to
+    date. `ticks` counts the steps that have been scheduled, `known` those whose tokens are known: a member
+    that joined in tick j has been scheduled `ticks` - j times and has `known` - j tokens more.
+    """
+
+    def __init__(self, kv: KVBlockPool, asynchronous: bool) -> None:
+        self.kv = kv
+        self.ticks = 0
+        self.known = 0
+        self.context = 0
+        """Sum of the members' computed tokens, those of scheduled steps included."""
+        self.tokens_ns = 0
+        """When the last tokens became known."""
+        self.members: dict[Request, Member] = {}
+        self.ends: defaultdict[int, list[Request]] = defaultdict(list)
+        """Tick -> requests whose last token it yields, in the order of `running`."""
+        self._asynchronous = asynchronous
+        self._residues = [0] * kv.block_size
+        """How many members need a new block in the ticks that leave this remainder."""
+        self._group: Group | None = None
+
+    @property
+    def group(self) -> Group:
+        """The members now; the same object until one joins or leaves."""
+        if self._group is None:
+            requests = list(self.members)
+            of_tokens = [request.adapter for request in requests]
+            adapters = dict.fromkeys(of_tokens)
+            adapters.pop(None, None)
+            num_lora_tokens = len(of_tokens) - of_tokens.count(None)
+            self._group = Group(requests, adapters, of_tokens, num_lora_tokens)  # type: ignore[arg-type]
+        return self._group
+
+    def join(self, request: Request, final_num_tokens: int) -> None:
+        """Take in a request that decodes from the coming tick on, until it has `final_num_tokens`."""
+        context = request.num_computed_tokens
+        # With n tokens known or under way, n - 1 are computed, and the coming tick yields token n + 1.
+        last = self.ticks + final_num_tokens - context - 2
+        self.members[request] = Member(self.ticks, last)
+        self.ends[last].append(request)
+        self.context += context
+        self._residues[(self.ticks - context) % self.kv.block_size] += 1
+        self._group = None
+
+    def leave(self, request: Request) -> None:
+        """Bring a member's fields up to date and let it go."""
+        joined = self.members.pop(request).joined
+        scheduled, known = self.ticks - joined, max(self.known - joined, 0)
+        context = request.num_computed_tokens
+        self._residues[(joined - context) % self.kv.block_size] -= 1
+        self.context -= context + scheduled
+        request.num_computed_tokens = context + scheduled
+        request.num_tokens += known
+        if known:
+            request.last_token_ns = self.tokens_ns
+        request.num_kv_blocks = -(-request.num_computed_tokens // self.kv.block_size)
+        num_known_tokens = request.num_computed_tokens
+        if self._asynchronous:
+            request.num_output_placeholders += scheduled - known
+            # Known when the last of them was scheduled: there was one step under way.
+            num_known_tokens -= 1
+        self.kv.cache_blocks(request, num_known_tokens)
+        self._group = None
+
+    def clear(self) -> None:
+        """Let all members go."""
+        for request in list(self.members):
+            self.leave(request)
+        self.ends.clear()
+
+    def blocks_needed(self, num_ticks: int = 1) -> int:
+        """KV blocks that the members need in the next ticks together."""
+        if num_ticks == 1:
+            return self._residues[self.ticks % self.kv.block_size]
+        if num_ticks == 1:
+            return self._residues[self.ticks % self.kv.block_size]
+        rounds, rest = divmod(num_ticks, self.kv.block_size)
+        first = self.ticks
+        of_rest = sum(self._residues[tick % self.kv.block_size] for tick in range(first, first + rest))
+        return rounds * len(self.members) + of_rest
+
+    def tick(self, num_ticks: int = 1) -> None:
+        """Schedule all members in the next ticks. There must be blocks for that."""
+        if num_blocks := self.blocks_needed(num_ticks):
+            self.kv.take(num_blocks)
+        self.ticks += num_ticks
+        self.context += num_ticks * len(self.members)
+
+    def num_same_ticks(self) -> int:
+        """Ticks that can follow without anything else: none yields a last token, and there are blocks."""
+        if not self.members:
+            return 0
+        num_ticks = max(0, min(self.ends) - self.ticks + 1)
+        while num_ticks and self.blocks_needed(num_ticks) > self.kv.num_free_blocks:
+            num_ticks //= 2
+        return num_ticks
