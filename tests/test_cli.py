@@ -115,6 +115,15 @@ def test_first_light_is_the_sweep_of_make_run(
     assert header == ["engine.max_loras", "workload", "status", *sweep.TABLE_METRICS]
 
 
+def test_a_sweep_warns_once_of_each_range_that_its_runs_leave(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["engine.max_loras=4,8", "seed=0,1", "workload.duration_s=1", "engine.max_cpu_loras=64"]
+    lorasim(monkeypatch, tmp_path, "-m", *words, "hydra.sweep.dir=out")
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert warnings == ["lorasim: warning: max_loras=4 is outside the measured 8 to 64"]
+
+
 def test_error_in_the_sweeps_own_files_is_no_success(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

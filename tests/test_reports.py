@@ -482,6 +482,15 @@ def test_bad_option_is_one_line(sweep: Path, refuse: Any, options: list[str], me
     refuse([option.format(sweep=sweep) for option in options], message)
 
 
+def test_runs_without_a_first_token_have_a_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    runs = [run_of("uniform", size, 0.5, None) for size in (4, 8)]
+    for _, summary_ in runs:
+        summary_["median_ttft_ms"] = None
+    folder = write_sweep(tmp_path / "short", runs)
+    report(monkeypatch, f"dir={folder}")
+    assert "Time to first token" in (folder / "report.html").read_text()
+
+
 def test_interrupted_while_writing_leaves_the_earlier_page(
     monkeypatch: pytest.MonkeyPatch, sweep: Path
 ) -> None:
