@@ -85,8 +85,21 @@ def _calibration(fit: Fit) -> dict[str, Any]:
         "detail_plots": evidence_plots.detail_plots(fit),
         "errors": error_table(fit),
         "swaps": swap_table(fit.swaps),
+        "swap_range": _swap_range(fit),
         "median_target": evidence_plots.MEDIAN_TARGET_PCT,
         "p90_target": evidence_plots.P90_TARGET_PCT,
+    }
+
+
+def _swap_range(fit: Fit) -> dict[str, str]:
+    """Return the measured medians of loads and activations at the lowest rank, as text."""
+    rank = min(swap.rank for swap in fit.swaps)
+    medians = [(swap.kind, swap.median_ms) for swap in fit.swaps if swap.rank == rank]
+    loads = [median for kind, median in medians if kind.startswith("load")]
+    activations = [median for kind, median in medians if kind == "activate"]
+    return {
+        "load": f"{numbers.number(min(loads))} to {numbers.number(max(loads))} ms",
+        "activate": f"{numbers.number(max(activations))} ms",
     }
 
 
