@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -25,15 +25,8 @@ SWAPS = {"load_growing": "load", "load_recycled": "load", "activate": "activate"
 RANGED = ("num_reqs", "num_tokens", "num_adapters", "kv_tokens", "host_cache_entries")
 DRAWS = 1024
 NS_PER_MS = 1e6
-
-CHANGING = ("kv_tokens", "attention_work", "waiting")
-"""Terms whose counts differ between steps that are alike otherwise."""
-MOST_LASTING = 100_000
-_LASTING = attrgetter(
-    *("graph", "num_padded_tokens", "num_reqs", "num_tokens", "num_prefill_reqs", "num_adapters"),
-    *("num_lora_tokens", "host_cache_entries", "max_loras", "max_lora_rank"),
-)
-"""What all other terms depend on."""
+HALF_NS = FS_PER_NS // 2
+ONLY_GPU = "only gpu_ms may depend on the context"
 
 
 @dataclass
@@ -95,59 +88,44 @@ class FittedCosts:
             _section(settings, key) for key in ("steps", "host", "swaps", "host_scale")
         )
         host_scale = _cost(scales, "steps", "host_scale")
-        self._gpu, self._launch = (
-            {graph: _Sum(_section(steps, graph, "steps"), name, f"steps.{graph}", scale) for graph in GRAPHS}
-            for name, scale in zip(GPU_QUANTITIES, (1.0, host_scale), strict=True)
-        )
-        self._host = [_Sum(host, name, "host", host_scale) for name in HOST_QUANTITIES]
-        for total in (*self._launch.values(), *self._host):
-            total.refuse("kv_tokens")
+        of_host = [_fs_per_unit(host, name, "host", host_scale) for name in HOST_QUANTITIES]
+        schedule, prepare, remap, update = of_host
+        self._quantities: dict[str, _Quantities] = {}
+        for graph in GRAPHS:
+            section, where = _section(steps, graph, "steps"), f"steps.{graph}"
+            scaled = zip(GPU_QUANTITIES, (1.0, host_scale), strict=True)
+            gpu, launch = (_fs_per_unit(section, name, where, scale) for name, scale in scaled)
+            if "kv_tokens" in launch:
+                raise UserError(f"profile.{where}.launch_ms.kv_tokens: {ONLY_GPU}")
+            self._quantities[graph] = _Quantities((schedule, prepare, remap, launch, gpu, update))
+        for name, terms in zip(HOST_QUANTITIES, of_host, strict=True):
+            if "kv_tokens" in terms:
+                raise UserError(f"profile.host.{name}.kv_tokens: {ONLY_GPU}")
         self._swaps = {
             name: _Swap(_section(swaps, name, "swaps"), name, seed, _cost(scales, factor, "host_scale"))
             for name, factor in SWAPS.items()
         }
         self._ranges = {key: ranges[key] for key in RANGED if key in ranges}
         self._seen: dict[str, tuple[float, float]] = {}
-        self._lasting: dict[tuple[str | int, ...], _Lasting] = {}
 
     def step(self, shape: StepShape) -> StepCost:
         """Sum up the terms; the host's rounded to ns."""
-        key = _LASTING(shape)
-        found = self._lasting.get(key)
-        if found is None:
-            found = self._lasting[key] = self._lasting_part(shape)
-            self._see(shape, self._ranges)
-        elif "kv_tokens" in self._ranges:
-            self._see(shape, ("kv_tokens",))
-        cost, changing = found
-        durations = list(cost)
-        for index, fs, total in changing:
-            sum_fs = fs + total.changing_fs(shape)
-            durations[index] = sum_fs if index == _GPU else _rounded_ns(sum_fs)
-        return StepCost(*durations)
-
-    def _lasting_part(self, shape: StepShape) -> "_Lasting":
-        """Sum up the terms that stay the same in steps of many shapes."""
-        if len(self._lasting) >= MOST_LASTING:
-            self._lasting.clear()
-        schedule, prepare, remap, update = self._host
-        gpu = self._gpu[shape.graph]
-        totals = (schedule, prepare, remap, self._launch[shape.graph], gpu, update)
-        sums_fs = [total.lasting_fs(shape) for total in totals]
-        durations = [
-            fs if total is gpu else _rounded_ns(fs) for fs, total in zip(sums_fs, totals, strict=True)
-        ]
-        cost = StepCost(*durations)._replace(gpu_growth_fs=shape.num_reqs * gpu.of_kv_token_fs)
-        parts = zip(range(len(totals)), sums_fs, totals, strict=True)
-        return cost, [part for part in parts if part[2].changing]
-
-    def _see(self, shape: StepShape, keys: Iterable[str]) -> None:
-        """Take note of counts for which there is a measured range."""
-        for key in keys:
+        for key in self._ranges:
             value = getattr(shape, key)
             low, high = self._seen.get(key, (value, value))
             if not low < value < high:
                 self._seen[key] = min(low, value), max(high, value)
+        quantities = self._quantities[shape.graph]
+        schedule, prepare, remap, launch, gpu_fs, update = quantities.sums_fs(shape)
+        return StepCost(
+            (schedule + HALF_NS) // FS_PER_NS,
+            (prepare + HALF_NS) // FS_PER_NS,
+            (remap + HALF_NS) // FS_PER_NS,
+            (launch + HALF_NS) // FS_PER_NS,
+            gpu_fs,
+            (update + HALF_NS) // FS_PER_NS,
+            quantities.gpu_growth_fs * shape.num_reqs,
+        )
 
     def load_ns(self, grows: bool, rank: int) -> int:
         """Draw the duration of a load."""
@@ -194,56 +172,34 @@ def _constant(settings: Mapping[str, Any]) -> ConstantCosts:
     return ConstantCosts(step_ms)
 
 
-_GPU = StepCost._fields.index("gpu_fs")
-_Lasting = tuple[StepCost, list[tuple[int, int, "_Sum"]]]
-"""A cost without the terms that change, and what those are to be added to: field, sum so far, sum."""
+class _Quantities:
+    """The durations of a step's phases in the order of `StepCost`, as whole fs, so that sums are exact."""
+
+    def __init__(self, fs_per_unit: Sequence[Mapping[str, int]]) -> None:
+        terms = list(dict.fromkeys(term for quantity in fs_per_unit for term in quantity))
+        self._counts = [TERMS[term][1] for term in terms]
+        self._rows = [tuple(quantity.get(term, 0) for term in terms) for quantity in fs_per_unit]
+        self.gpu_growth_fs = fs_per_unit[StepCost._fields.index("gpu_fs")].get("kv_tokens", 0)
+        """Of each request, by which a decoding one's context grows."""
+
+    def sums_fs(self, shape: StepShape) -> list[int]:
+        """Sum up the terms of each quantity."""
+        counts = [count(shape) for count in self._counts]
+        return [sum(map(mul, row, counts)) for row in self._rows]
 
 
-def _rounded_ns(duration_fs: int) -> int:
-    return (duration_fs + FS_PER_NS // 2) // FS_PER_NS
-
-
-class _Sum:
-    """A quantity's terms, as whole fs, so that sums of steps are exact."""
-
-    def __init__(self, settings: Mapping[str, Any], name: str, where: str, scale: float) -> None:
-        section = _section(settings, name, where)
-        self._place = f"profile.{where}.{name}"
-        unknown = sorted(set(section) - set(TERMS))
-        if unknown:
-            raise UserError(f"unknown term {self._place}.{unknown[0]}; accepted: {', '.join(TERMS)}")
-        costs_fs = {
-            term: round(
-                _cost(as_mapping(entry, f"{self._place}.{term}"), "value", f"{where}.{name}.{term}")
-                * FS_PER_NS
-                * NS_PER_MS
-                * scale
-            )
-            for term, entry in section.items()
-        }
-        self._lasting = [(TERMS[term][1], fs) for term, fs in costs_fs.items() if term not in CHANGING]
-        self.changing = [(TERMS[term][1], costs_fs[term]) for term in CHANGING if costs_fs.get(term)]
-        """Terms that differ from step to step."""
-        self.of_kv_token_fs = costs_fs.get("kv_tokens", 0)
-
-    def lasting_fs(self, shape: StepShape) -> int:
-        """Sum up the terms that many steps share."""
-        total_fs = 0
-        for count, fs in self._lasting:
-            total_fs += fs * count(shape)
-        return total_fs
-
-    def changing_fs(self, shape: StepShape) -> int:
-        """Sum up the others."""
-        total_fs = 0
-        for count, fs in self.changing:
-            total_fs += fs * count(shape)
-        return total_fs
-
-    def refuse(self, term: str) -> None:
-        """Raise UserError if `term` is among the terms."""
-        if any(count is TERMS[term][1] for count, _ in self.changing):
-            raise UserError(f"{self._place}.{term}: only gpu_ms may depend on it")
+def _fs_per_unit(settings: Mapping[str, Any], name: str, where: str, scale: float) -> dict[str, int]:
+    """Return the coefficients of a quantity's terms."""
+    section = _section(settings, name, where)
+    unknown = sorted(set(section) - set(TERMS))
+    if unknown:
+        raise UserError(f"unknown term profile.{where}.{name}.{unknown[0]}; accepted: {', '.join(TERMS)}")
+    coefficients = {}
+    for term, entry in section.items():
+        place = f"{where}.{name}.{term}"
+        value_ms = _cost(as_mapping(entry, f"profile.{place}"), "value", place)
+        coefficients[term] = round(value_ms * scale * NS_PER_MS * FS_PER_NS)
+    return coefficients
 
 
 def _outside(ranges: Mapping[str, tuple[float, float]], key: str, low: float, high: float) -> list[str]:

@@ -4,9 +4,11 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import pyarrow as pa
 
+from sim.columns import table
 from sim.fast_forward import DecodeRun
 from sim.gaps import TokenGaps
 from sim.metrics import NS_PER_S
@@ -52,14 +54,14 @@ class StepLog:
 
     def table(self) -> pa.Table:
         """Return all rows, as STEPS_SCHEMA."""
-        columns = [
+        columns: list[list[Any]] = [
             list(self._step),
             [time_ns / NS_PER_S for time_ns in self._start_ns],
             [time_ns / NS_PER_S for time_ns in self._end_ns],
             self._request_ids,
             list(self._num_tokens),
         ]
-        return pa.table(columns, schema=STEPS_SCHEMA)
+        return table(columns, STEPS_SCHEMA)
 
 
 class Recorder:

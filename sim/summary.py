@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from sim.client import Client
+from sim.columns import column, table
 from sim.metrics import NS_PER_MS, NS_PER_S, e2el_ns, latencies, ratio, tpot_ns, ttft_ns
 from sim.recorder import Recorder
 from sim.request import Request, RequestStatus
@@ -108,7 +109,7 @@ def time_share(recorder: Recorder, end_ns: int) -> dict[str, float]:
 def requests_table(client: Client, num_replicas: int) -> pa.Table:
     """Return ``requests.parquet``: a row per submitted request in order of arrival, warm-up included."""
     requests = client.requests
-    columns = {
+    columns: dict[str, list[Any]] = {
         "request_id": [request.request_id for request in requests],
         "adapter": [request.adapter for request in requests],
         "arrival_s": [request.arrival_ns / NS_PER_S for request in requests],
@@ -124,13 +125,13 @@ def requests_table(client: Client, num_replicas: int) -> pa.Table:
         "tpot_ms": _scaled([tpot_ns(request) for request in requests], NS_PER_MS),
         "e2el_ms": _scaled([e2el_ns(request) for request in requests], NS_PER_MS),
     }
-    table = pa.table(columns, schema=REQUESTS_SCHEMA)
-    return with_replica(table, client.replicas) if num_replicas > 1 else table
+    requests_of_run = table([columns[name] for name in REQUESTS_SCHEMA.names], REQUESTS_SCHEMA)
+    return with_replica(requests_of_run, client.replicas) if num_replicas > 1 else requests_of_run
 
 
-def with_replica(table: pa.Table, replicas: Sequence[int | None]) -> pa.Table:
-    """Return ``table`` with the column that says which replica each row is about."""
-    return table.append_column(REPLICA, pa.array(replicas, REPLICA.type))
+def with_replica(rows: pa.Table, replicas: Sequence[int | None]) -> pa.Table:
+    """Return ``rows`` with the column that says which replica each row is about."""
+    return rows.append_column(REPLICA, column(replicas, REPLICA.type))
 
 
 def _scaled(values_ns: Sequence[float | None], unit_ns: float) -> list[float | None]:
