@@ -2,7 +2,6 @@
 `calibrate/measurements/`.
 """
 
-import json
 import multiprocessing
 import sys
 import time
@@ -27,9 +26,9 @@ from calibrate.phases import (
     waiting,
     warm_up,
 )
+from calibrate.records import write_records
 from sim.cli import hydra_entry
 from sim.errors import UserError
-from sim.files import write_atomically
 
 
 def plan(settings: list[dict[str, int]], repeats: int) -> list[tuple[str, dict[str, int]]]:
@@ -74,9 +73,6 @@ def measure_engine(name: str, engine: dict[str, Any], config: dict[str, Any], fo
     budget = config["engine"]["max_num_batched_tokens"]
     run_phases(Bench(vllm, probe, engine["max_loras"], budget, rng), config["phases"])
     steps, swaps = probe.tables()
-    folder.mkdir(parents=True, exist_ok=True)
-    compact(steps[steps["phase"] != "setup"]).to_parquet(folder / "steps.parquet", compression="zstd")
-    compact(swaps[swaps["phase"] != "setup"]).to_parquet(folder / "swaps.parquet", compression="zstd")
     meta = {
         "name": name,
         "settings": {**config["engine"], **engine},
@@ -87,12 +83,7 @@ def measure_engine(name: str, engine: dict[str, Any], config: dict[str, Any], fo
         **describe_machine(),
         **describe_engine(vllm),
     }
-    write_atomically(folder / "meta.json", json.dumps(meta, indent=1, sort_keys=True).encode())
-
-
-def compact(table: Any) -> Any:
-    """Round times to microseconds, which is what the clocks are good for and compresses to a third."""
-    return table.round({column: 6 for column in table.columns if column.endswith("_s")})
+    write_records(folder, {"steps": steps, "swaps": swaps}, meta)
 
 
 def run_phases(bench: Bench, phases: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 workloads.
 """
 
-import json
 import multiprocessing
 import time
 from collections.abc import Iterator
@@ -15,11 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from calibrate.adapters import AdapterStore
 from calibrate.engine import VllmEngine, require_vllm
-from calibrate.measure import compact
 from calibrate.phases import Bench, reference, warm_up
+from calibrate.records import write_records
 from sim.cli import hydra_entry
 from sim.errors import UserError
-from sim.files import write_atomically
 from sim.workload import RequestSpec, WorkloadConfig, requests
 
 PREPARED = 2000
@@ -144,13 +142,9 @@ def replay_engine(
         probe.label("replay", play["name"])
         rows = Replay(vllm, workload, play["seed"]).run()
         steps, swaps = probe.tables()
-        folder.mkdir(parents=True, exist_ok=True)
-        compact(rows).to_parquet(folder / "requests.parquet", compression="zstd")
-        compact(steps[steps["phase"] != "setup"]).to_parquet(folder / "steps.parquet", compression="zstd")
-        compact(swaps[swaps["phase"] != "setup"]).to_parquet(folder / "swaps.parquet", compression="zstd")
         meta = {"play": play, "settings": settings, "model": config["model"]}
         meta |= {**describe_machine(), **describe_engine(vllm)}
-        write_atomically(folder / "meta.json", json.dumps(meta, indent=1, sort_keys=True).encode())
+        write_records(folder, {"requests": rows, "steps": steps, "swaps": swaps}, meta)
         probe.steps[:] = [row for row in probe.steps if row["phase"] == "reference"]
         probe.swaps[:] = [row for row in probe.swaps if row["phase"] == "reference"]
 

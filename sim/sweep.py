@@ -1,6 +1,7 @@
 """What a sweep adds to its runs: a progress bar, ``sweep.csv`` and a table."""
 
 import csv
+import io
 import json
 import os
 import sys
@@ -16,6 +17,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
 from tqdm import tqdm
+
+from sim.files import write_atomically
 
 SWEEP_FILE = "sweep.csv"
 TABLE_METRICS = ("output_throughput", "p99_ttft_ms", "median_tpot_ms", "adapter_loads", "adapter_activations")
@@ -91,15 +94,11 @@ def sweep_row(summary: Mapping[str, Any], path: str) -> dict[str, Any]:
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write ``rows``, blank where a row has no such key, so that ``path`` is either complete or as it was."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
 
 
 def table(rows: Sequence[Mapping[str, Any]], override_columns: Sequence[str]) -> str:
