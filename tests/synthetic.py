@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 import conf
-from calibrate.measure import compact
+from calibrate.records import compact
 from sim.config import ModelConfig
 from sim.fields import build
 from sim.memory import slot_bytes
