@@ -78,10 +78,10 @@ class AdapterTiers:
                 self._activate(adapter, adapters, events)
         return events
 
-    def repeat(self, adapters: Collection[str], num_steps: int) -> None:
+    def repeat(self, adapters: Collection[str], num_steps: int, last_ns: int) -> None:
         """Apply the adapters of the last step, after which nothing is lacking, in further steps."""
         for policy in (self._host_policy, self._slots_policy):
-            policy.on_repeat(adapters, num_steps)
+            policy.on_repeat(adapters, num_steps, last_ns)
 
     def number(self, adapter: str) -> int:
         """The random integer, from 0 to 2**61 - 1, that an adapter's name stands for in this run."""
@@ -102,6 +102,7 @@ class AdapterTiers:
 
     def _load(self, adapter: str, needed: Collection[str], events: list[AdapterEvent]) -> None:
         events.append(AdapterEvent("load", adapter))
+        self._host_policy.on_miss(adapter)
         if len(self.host_cache) >= self.max_cpu_loras:
             victim = self._host_policy.victim(needed)
             self.host_cache.remove(victim)
@@ -113,6 +114,7 @@ class AdapterTiers:
         self._host_policy.on_insert(adapter)
 
     def _activate(self, adapter: str, needed: Collection[str], events: list[AdapterEvent]) -> None:
+        self._slots_policy.on_miss(adapter)
         if not self._free_slots:
             self._deactivate(self._slots_policy.victim(needed), events)
         slot = self.slots[adapter] = heappop(self._free_slots)

@@ -220,7 +220,7 @@ class Engine:
         plans = enumerate(self.scheduler.in_flight, num_steps + 1 - len(run.under_way))
         records = [run.record(number, plan) for number, plan in plans]
         newest = records[-1]
-        self.tiers.repeat(newest.plan.adapters, num_steps)
+        self.tiers.repeat(newest.plan.adapters, num_steps, newest.schedule_ns)
         self.costs.step(newest.shape)
         self._under_way = deque(records)
         self._gpu_free_ns, self._gpu_carry_fs = newest.gpu_end_ns, run.carry_after_fs()
@@ -297,7 +297,7 @@ class Engine:
         """Bring the adapters into slots; where the step before had the same, they are there."""
         in_order = list(adapters)
         if in_order == self._applied:
-            self.tiers.repeat(in_order, 1)
+            self.tiers.repeat(in_order, 1, self._now_ns)
             return []
         self._applied = in_order
         return self.tiers.apply(in_order)

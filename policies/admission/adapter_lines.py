@@ -6,6 +6,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any, Generic
 
 from policies.admission.protocol import AdmissionView, R
+from policies.view import EngineView
 
 Entry = tuple[Any, int, R]
 """Place in the order, a serial number that no two entries share, and the request."""
@@ -25,6 +26,9 @@ class AdapterLines(ABC, Generic[R]):
         self._heads: list[Entry[R]] = []
         self._listed: dict[str | None, Entry[R]] = {}
         self._num_entries = 0
+
+    def bind(self, engine: EngineView) -> None:
+        """Only what waits decides."""
 
     @abstractmethod
     def add(self, request: R) -> None:
@@ -50,6 +54,9 @@ class AdapterLines(ABC, Generic[R]):
                 return
             yield head[2]
         yield from self._matching(view)
+
+    def on_finish(self, request: R) -> None:
+        """Only what waits decides."""
 
     def next_change_ns(self) -> int | None:
         """Return None: only what waits and runs decides."""
