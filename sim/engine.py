@@ -96,8 +96,9 @@ class Engine:
         self._sleep_until(self._now_ns, self._schedule_and_launch)
 
     def submit(self, request: Request) -> None:
-        """Take in a request that arrives now."""
-        self._interrupt()
+        """Take in a request that arrives now. A run of steps goes on where it makes no difference to them."""
+        if self._run is None or self.scheduler.concerns(request):
+            self._interrupt()
         self.scheduler.add_request(request)
 
     def abort(self, request: Request) -> None:
@@ -339,7 +340,7 @@ class Engine:
             kv_tokens=plan.kv_tokens,
             num_adapters=num_adapters,
             num_lora_tokens=plan.num_lora_tokens,
-            num_waiting=len(self.scheduler.admission),
+            num_waiting=plan.num_waiting,
             host_cache_entries=len(self.tiers.host_cache),
             max_loras=self.config.max_loras,
             max_lora_rank=self.config.max_lora_rank,

@@ -42,6 +42,9 @@ class StepPlan:
     kv_tokens: int = 0
     """Sum over decoding requests of their context after the step."""
     num_lora_tokens: int = 0
+    num_waiting: int = 0
+    """Requests that were looked at in vain. Where the batch was full, or one did not fit in the KV cache, the
+    search ended there, and those behind were not looked at."""
 
     @property
     def num_scheduled_tokens(self) -> dict[Request, int]:
@@ -65,6 +68,7 @@ class StepPlan:
             max_query_len=self.max_query_len,
             kv_tokens=kv_tokens,
             num_lora_tokens=self.num_lora_tokens,
+            num_waiting=self.num_waiting,
         )
 
     def settle(self) -> None:
@@ -92,11 +96,19 @@ class Scheduler:
         self.kv = kv
         self.admission = admission
         self.running: list[Request] = []
+        self._blocked: Request | None = None
+        """The waiting request at which the last search ended, because it did not fit in the KV cache."""
         self._victim = VICTIMS[config.scheduling_policy]
 
     def add_request(self, request: Request) -> None:
         """Take in a request that has just arrived."""
         self.admission.add(request)
+
+    def concerns(self, request: Request) -> bool:
+        """Whether the arrival of `request` might make a step unlike the last one."""
+        if len(self.running) >= self.config.max_num_seqs:
+            return False
+        return self._blocked is None or not len(self.admission) or self.admission.overtakes(request)
 
     def has_requests(self) -> bool:
         """Whether any request is running or waiting."""
@@ -172,6 +184,7 @@ class Scheduler:
         """Admit waiting requests in the order that the admission policy gives."""
         config, kv, running = self.config, self.kv, self.running
         threshold = config.long_prefill_token_threshold
+        self._blocked = None
         if len(running) >= config.max_num_seqs:
             return
         view = AdmissionView(config.max_loras, plan.adapters)
@@ -187,7 +200,8 @@ class Scheduler:
             if not kv.allocate_slots(
                 request, num_new_tokens, computed_blocks, config.scheduler_reserve_full_isl
             ):
-                break
+                self._blocked = request
+                return
             self.admission.admit(request)
             request.status = RequestStatus.RUNNING
             request.num_computed_tokens = num_computed_tokens
@@ -198,7 +212,8 @@ class Scheduler:
             if request.adapter is not None:
                 plan.adapters[request.adapter] = None
             if token_budget == 0 or len(running) >= config.max_num_seqs:
-                break
+                return
+        plan.num_waiting = len(self.admission)
 
     def _update_after_schedule(self, plan: StepPlan) -> None:
         """Count the scheduled tokens as computed, so that the next step can be planned; sum up the shape."""
