@@ -137,6 +137,14 @@ class FittedCosts:
         """Draw the duration of an activation."""
         return self._swaps["activate"].draw_ns(rank)
 
+    def mean_load_ns(self, grows: bool, rank: int) -> int:
+        """Mean duration of a load."""
+        return self._swaps["load_growing" if grows else "load_recycled"].mean_ns(rank)
+
+    def mean_activate_ns(self, rank: int) -> int:
+        """Mean duration of an activation."""
+        return self._swaps["activate"].mean_ns(rank)
+
     def outside_range(self) -> list[str]:
         """Return one sentence for each count that steps took outside the measured range."""
         return [text for key, seen in self._expected.items() for text in _outside(self._ranges, key, *seen)]
@@ -154,10 +162,16 @@ class _Swap:
         if not isinstance(spread, list) or len(spread) < 2:
             raise UserError(f"profile.{where}.spread: expected a list of at least two quantiles")
         self._spread = [_not_negative(value, f"profile.{where}.spread") for value in spread]
+        self._mean_factor = float(np.mean(np.convolve(self._spread, (0.5, 0.5), "valid")))
         self._rng = stream(seed, where)
         self._factors: list[float] = []
 
+    def mean_ns(self, rank: int) -> int:
+        """The mean, with the spread's own."""
+        return round(self._unit_ns * (self._constant_ms + self._rank_ms * rank) * self._mean_factor)
+
     def draw_ns(self, rank: int) -> int:
+        """One of them."""
         if not self._factors:
             levels = np.linspace(0, 1, len(self._spread))
             self._factors = np.interp(self._rng.random(DRAWS), levels, self._spread).tolist()

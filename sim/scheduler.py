@@ -1,5 +1,6 @@
 """vLLM's V1 scheduler: from the state, the next step's plan. It knows nothing of time."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -96,13 +97,26 @@ class Scheduler:
         self.kv = kv
         self.admission = admission
         self.running: list[Request] = []
+        self.waiting_loras: Counter[str | None] = Counter()
+        self.running_loras: Counter[str | None] = Counter()
+        """How many requests of each adapter wait and run."""
         self._blocked: Request | None = None
         """The waiting request at which the last search ended, because it did not fit in the KV cache."""
         self._victim = VICTIMS[config.scheduling_policy]
 
     def add_request(self, request: Request) -> None:
         """Take in a request that has just arrived."""
+        self.waiting_loras[request.adapter] += 1
         self.admission.add(request)
+
+    def in_use(self) -> set[str]:
+        """The adapters of all requests that run or wait."""
+        used = {*(+self.running_loras), *(+self.waiting_loras)}
+        return {adapter for adapter in used if adapter is not None}
+
+    def num_output_tokens(self, request: Request) -> int:
+        """Tokens of `request` that are known."""
+        return request.num_output_tokens
 
     def concerns(self, request: Request) -> bool:
         """Whether the arrival of `request` might make a step unlike the last one."""
@@ -169,6 +183,8 @@ class Scheduler:
         self.kv.free(victim)
         victim.num_computed_tokens = 0
         victim.num_preemptions += 1
+        self.running_loras[victim.adapter] -= 1
+        self.waiting_loras[victim.adapter] += 1
         self.admission.requeue(victim)
         plan.preempted.append(victim)
         return victim
@@ -203,6 +219,8 @@ class Scheduler:
                 self._blocked = request
                 return
             self.admission.admit(request)
+            self.waiting_loras[request.adapter] -= 1
+            self.running_loras[request.adapter] += 1
             request.status = RequestStatus.RUNNING
             request.num_computed_tokens = num_computed_tokens
             running.append(request)
@@ -288,8 +306,11 @@ class Scheduler:
         running = request.status is RequestStatus.RUNNING
         request.status = status
         if running:
+            self.running_loras[request.adapter] -= 1
             self.kv.free(request)
+            self.admission.on_finish(request)
         else:
+            self.waiting_loras[request.adapter] -= 1
             self.admission.remove(request)
 
 
