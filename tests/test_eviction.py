@@ -1,11 +1,13 @@
 """Each eviction policy: what all must do, and its own idea by hand."""
 
+import csv
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib import resources
 from inspect import signature
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import yaml
 from hydra.utils import instantiate
 
 import conf
+import policies.eviction
 from policies.eviction import (
     POLICIES,
     Arc,
@@ -168,12 +171,21 @@ class TestChameleon(EvictionConformance):
             Chameleon(recency_weight=-0.1)
 
 
+class TestChameleonByRecencyAlone(EvictionConformance):
+    """Its weight is too small by default for a wrong time to show."""
+
+    name = "chameleon"
+
+    def make(self) -> EvictionPolicy:
+        return Chameleon(frequency_weight=0, recency_weight=1, size_weight=0)
+
+
 class TestWorkingSet(EvictionConformance):
     name = "working_set"
 
     def test_the_least_recent_outside_the_window_goes(self) -> None:
-        policy = WorkingSet(window_s=2 * STEP_NS / 1e9)
-        assert victims(policy, 3, "a b c a d") == "b"
+        for window, victim in ((2, "b"), (2.9, "b"), (3, "c")):
+            assert victims(WorkingSet(window_s=window * STEP_NS / 1e9), 3, "a b c a d") == victim
 
     def test_where_all_were_used_within_it_the_last_that_came_goes(self) -> None:
         policy = WorkingSet(window_s=100 * STEP_NS / 1e9)
@@ -251,3 +263,25 @@ def test_victims_do_not_depend_on_pythons_hash_seed() -> None:
         for seed in ("1", "2")
     ]
     assert runs[0].stdout == runs[1].stdout != b""
+
+
+def test_the_policy_of_the_documentation_runs_outside_of_this_tree(tmp_path: Path) -> None:
+    """The class is taken from the text of policies/eviction/__init__.py."""
+    written = dedent((policies.eviction.__doc__ or "").split("::\n\n")[1].split("\n\nThe YAML file")[0])
+    (tmp_path / "my_policies.py").write_text(written)
+    (tmp_path / "my_conf" / "eviction").mkdir(parents=True)
+    (tmp_path / "my_conf" / "eviction" / "mru.yaml").write_text("_target_: my_policies.Mru\n")
+    words = ["--config-dir", "my_conf", "eviction=lru,mru", "profile=constant", "workload.duration_s=20"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sim", "-m", *words, "hydra.sweep.dir=out"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "out" / "sweep.csv").open(newline="") as file:
+        rows = {row["eviction"]: row for row in csv.DictReader(file)}
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    assert rows["lru"]["adapter_loads"] != rows["mru"]["adapter_loads"]
