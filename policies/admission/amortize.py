@@ -98,13 +98,10 @@ class Amortize(FcfsSkip[R]):
 
     def _good_number(self, engine: EngineView, length: int) -> int:
         num_reqs = min(engine.max_num_seqs, engine.max_loras)
-        step_ns, num_adapters = engine.costs.step_ns, engine.max_loras
-        bare_ns = step_ns(num_reqs, min(num_reqs, num_adapters))
+        bare_ns = engine.costs.step_ns(num_reqs, num_reqs)
         room = engine.max_num_batched_tokens - num_reqs
         counts = [n * length for n in range(1, MOST_PROMPTS + 1) if n == 1 or n * length <= room]
-        ratios = [
-            count / max(1, step_ns(num_reqs, min(num_reqs, num_adapters), count) - bare_ns)
-            for count in counts
-        ]
+        added_ns = [max(1, engine.costs.step_ns(num_reqs, num_reqs, count) - bare_ns) for count in counts]
+        ratios = [count / time_ns for count, time_ns in zip(counts, added_ns, strict=True)]
         good = self._worth * max(ratios)
         return next(count for count, ratio in zip(counts, ratios, strict=True) if ratio >= good)
