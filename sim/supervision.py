@@ -139,6 +139,7 @@ class WatchedEviction(EvictionPolicy):
 
     def __init__(self, policy: EvictionPolicy, group: str) -> None:
         self._watch = Watch(policy, group)
+        self.name = type(policy).__name__
         self._keys: dict[str, None] = {}
 
     def bind(self, tier: TierView) -> None:
