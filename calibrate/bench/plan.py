@@ -53,6 +53,14 @@ def shuffled(lines: Sequence[DatasetLine], seed: int) -> list[DatasetLine]:
     return [lines[index] for index in stream(seed, "dataset").permutation(len(lines))]
 
 
+def prompt_body(api: str, prompt: str | list[int] | None, line: DatasetLine | None) -> dict[str, Any]:
+    """Return the part of a body that asks: a dataset's line, or `prompt` where there is none."""
+    if line is not None and line.messages is not None:
+        return {"messages": line.messages}
+    asked = prompt if line is None else line.prompt
+    return {"messages": [{"role": "user", "content": asked}]} if api == "chat" else {"prompt": asked}
+
+
 def _requests(mode: str, arriving: Traffic, sending: Sending, names: Names) -> Iterator[PlannedRequest]:
     """Yield the requests, a dataset's lines over and over."""
     lines: Iterator[DatasetLine | None] = cycle(sending.lines or (None,))
@@ -72,14 +80,11 @@ def _requests(mode: str, arriving: Traffic, sending: Sending, names: Names) -> I
 
 
 def _content(mode: str, spec: RequestSpec, line: DatasetLine | None, sending: Sending) -> dict[str, Any]:
-    if line is not None and line.messages is not None:
-        return {"messages": line.messages}
+    if line is not None:
+        return prompt_body(sending.api, None, line)
     # The second run of a comparison must not find the first's prompts cached.
     salt, hash_block_size = f"{sending.salt}/{mode}", sending.workload.hash_block_size
-    prompt = sending.prompts(spec, sending.seed, salt, hash_block_size) if line is None else line.prompt
-    return (
-        {"messages": [{"role": "user", "content": prompt}]} if sending.api == "chat" else {"prompt": prompt}
-    )
+    return prompt_body(sending.api, sending.prompts(spec, sending.seed, salt, hash_block_size), None)
 
 
 def _options(spec: RequestSpec, line: DatasetLine | None, sending: Sending) -> dict[str, Any]:
