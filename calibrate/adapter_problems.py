@@ -15,7 +15,6 @@ from calibrate.peft_adapter import (
     lora_modules,
     read_config,
     read_tensors,
-    scaling,
 )
 
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -126,13 +125,11 @@ def mismatches(config: Mapping[str, Any], modules: Mapping[str, LoraModule]) -> 
     """Return where the configuration and the tensors say different things."""
     problems = []
     rank, target = _rank(config), config.get("target_modules")
-    pattern = config.get("rank_pattern") or {}
-    for found, names in _other_ranks(modules, rank, pattern).items():
-        factors = scaling(config, rank), scaling(config, found)  # type: ignore[arg-type]
+    for found, names in _other_ranks(modules, rank, config.get("rank_pattern")).items():
         problems.append(
-            f"r={rank}, but tensors of rank {found} (scaled by {factors[0]:g}, not {factors[1]:g}): {_some(names)}"
+            f"r={rank}, by which vLLM scales lora_alpha, but tensors of rank {found}: {_some(names)}"
         )
-    if not _is_target(target) or target == "all-linear":
+    if target is None or not _is_target(target) or target == "all-linear":
         return problems
     strays = [name for name in modules if not is_targeted(name, target)]
     if strays:
@@ -161,14 +158,17 @@ def ranks_of(module: LoraModule) -> list[int]:
 
 
 def _other_ranks(
-    modules: Mapping[str, LoraModule], rank: int | None, pattern: Mapping[str, int]
+    modules: Mapping[str, LoraModule], rank: int | None, rank_pattern: Any
 ) -> dict[int, list[str]]:
     """Modules whose tensors have another rank than `r`, or than the pattern that PEFT goes by, by rank."""
     others: dict[int, list[str]] = {}
     if rank is None:
         return others
+    patterns = rank_pattern if isinstance(rank_pattern, dict) else {}
+    patterns = {key: own for key, own in patterns.items() if _compiles(key)}
     for name, module in modules.items():
-        expected = next((own for key, own in pattern.items() if re.fullmatch(rf"(.*\.)?({key})", name)), rank)
+        own = (own for key, own in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", name))
+        expected = next(own, rank)
         for found in dict.fromkeys(ranks_of(module)):
             if found not in (expected, 0):
                 others.setdefault(found, []).append(name)

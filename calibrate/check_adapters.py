@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def task(cfg: DictConfig) -> None:
-    """Check every adapter of `dir` and print a table; exit status 1 if any is bad. Raises UserError, OSError."""
+    """Check every adapter of `dir` and print a table; exit status 1 if any is bad."""
     if cfg.dir is None:
         raise UserError("dir: not given; expected dir=<folder of PEFT adapters>")
     limit = cfg.max_lora_rank

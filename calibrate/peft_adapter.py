@@ -1,7 +1,6 @@
 """A PEFT adapter's folder: `adapter_config.json` and the header of `adapter_model.safetensors`."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,12 +95,6 @@ def lora_modules(tensors: Mapping[str, Tensor]) -> tuple[dict[str, LoraModule], 
         else:
             module.b = tensor
     return modules, refused
-
-
-def scaling(config: Mapping[str, Any], rank: int) -> float:
-    """Return what B A is multiplied by, as PEFTHelper in vllm/lora/peft_helper.py has it."""
-    alpha = float(config["lora_alpha"])
-    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
 
 
 def _line(error: Exception) -> str:
