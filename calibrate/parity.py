@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -53,7 +53,7 @@ class ParityConfig:
     compare: str = "text"
     gate_pct: float = 0.5
     cache_salt: bool = True
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    extra_body: Mapping[str, Any] | None = None
     timeout_s: float = 600.0
     connect_timeout_s: float = 10.0
     out: str = "results"
@@ -120,7 +120,13 @@ class Interview:
         # Each pass has a prefix cache of its own, so that none finds another's prompts cached.
         salt = {"cache_salt": f"{name}-{self._salt}"} if self.config.cache_salt else {}
         options = {"max_tokens": self.config.max_tokens, "temperature": 0, "seed": self.config.seed}
-        return {"model": question.adapter, **question.body, **options, **salt, **self.config.extra_body}
+        return {
+            "model": question.adapter,
+            **question.body,
+            **options,
+            **salt,
+            **(self.config.extra_body or {}),
+        }
 
 
 def main() -> None:

@@ -241,7 +241,7 @@ def test_failures_in_a_row_end_the_run(server: tuple[Behaviour, str]) -> None:
         "completed",
         *["http_500"] * 5,
     ]
-    assert len(run.records) <= 11
+    assert len(run.records) == 10
 
 
 def test_a_bug_is_not_taken_for_a_failure(server: tuple[Behaviour, str]) -> None:

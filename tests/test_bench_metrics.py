@@ -1,5 +1,6 @@
 """Metrics of a run against hand-made truth, improvements, and the console tables to the letter."""
 
+import io
 import math
 from typing import Any
 
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from calibrate.bench.metrics import COMPARED, improvement_pct, improvements, measure, statistics
+from calibrate.bench.plots import comparison_png, run_png
 from calibrate.bench.record import COMPLETED, RequestRecord, Run
 from calibrate.bench.tables import comparison_table, run_table
 
@@ -204,3 +207,14 @@ def test_a_table_names_the_busiest_adapters_and_counts_the_others() -> None:
     lines = run_table("multi", measure(Run("multi", records, 1.0))).splitlines()
     assert lines[-11].startswith("adapter-0 ")
     assert lines[-1] == "... and 2 more"
+
+
+def test_pictures_of_runs_with_everything_and_with_nothing() -> None:
+    mixed = [
+        record(number, ("completed", "timeout")[number % 2], f"adapter-{number}") for number in range(30)
+    ]
+    runs = [Run("multi", mixed, 30.0), Run("baseline", [record(0, "timeout")], 1.0)]
+    many, none = (measure(run) for run in runs)
+    pictures = [*(run_png(run) for run in runs), comparison_png(none, many, improvements(none, many))]
+    for picture in pictures:
+        assert Image.open(io.BytesIO(picture)).size == (1650, 935)

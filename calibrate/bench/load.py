@@ -58,7 +58,6 @@ class LoadRun:
     ) -> None:
         self.client, self.plan = client, plan
         self.records: list[RequestRecord] = []
-        self.end = "done"
         self._on_end = on_end
         self._stop, self._given_up = stop, asyncio.Event()
         self._most_failures, self._failures_in_a_row = stop_after_failures, 0
@@ -75,20 +74,17 @@ class LoadRun:
         try:
             await asyncio.wait([sending, *ends], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if not sending.done():
-                self.end = self._why_stopped()
             for task in (sending, *ends):
                 task.cancel()
             await asyncio.wait([sending, *ends])
         if not sending.cancelled():
             sending.result()
-        duration_s = self._now()
-        return Run(self.plan.mode, self.records, duration_s, self.end)
+        return Run(self.plan.mode, self.records, self._now(), self._why_it_ended())
 
-    def _why_stopped(self) -> str:
+    def _why_it_ended(self) -> str:
         if self._given_up.is_set():
-            return f"stopped after {self._failures_in_a_row} failed requests in a row"
-        return "interrupted"
+            return f"stopped after {self._most_failures} failed requests in a row"
+        return "interrupted" if self._stop.is_set() else "done"
 
     def _now(self) -> float:
         return time.perf_counter() - self._start
@@ -111,7 +107,7 @@ class LoadRun:
         """Keep one place of the closed loop busy."""
         duration_s = self.plan.duration_s
         free_s = self._now()
-        while duration_s is None or free_s < duration_s:
+        while (duration_s is None or free_s < duration_s) and not self._given_up.is_set():
             planned = next(self._requests, None)
             if planned is None:
                 return

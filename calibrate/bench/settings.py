@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class BenchConfig:
     ignore_eos: bool | None = None
     temperature: float = 0.0
     prompts: str | None = None
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    extra_body: Mapping[str, Any] | None = None
     timeout_s: float = 600.0
     connect_timeout_s: float = 10.0
     stop_after_failures: int | None = None
@@ -97,7 +97,7 @@ class BenchConfig:
             lines,
             ignore_eos,
             self.temperature,
-            self.extra_body,
+            self.extra_body or {},
             salt=str(time.time_ns()),
         )
 
