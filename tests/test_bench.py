@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,8 +19,10 @@ from refusal import refused
 
 from calibrate.bench import files
 from calibrate.bench.__main__ import main
+from calibrate.bench.dataset import read_dataset
 from calibrate.bench.files import COLUMNS
 from calibrate.bench.gpu_memory import GpuMemory
+from sim.errors import UserError
 
 QUICK = [
     "workload.output_length=4",
@@ -256,7 +259,6 @@ def test_a_key_is_not_written_to_any_file(
         (["config=none.yaml"], "config=none.yaml: no such file"),
         (["concurency=3"], "Could not override 'concurency'"),
         (["timeout_s=0"], "timeout_s=0.0: must be greater than 0"),
-        (["endpoint=localhost"], "endpoint=localhost: expected a URL"),
         (["workload.popularity.kind=cube"], "workload.popularity.kind"),
     ],
 )
@@ -274,13 +276,18 @@ def test_what_a_user_gets_wrong(refuse: Refuse, words: list[str], message: str) 
         ('{"prompt": "a", "max_tokens": 0}', "max_tokens=0"),
         ('{"prompt": "a", "adapter_name": ""}', "adapter_name=''"),
         ('{"messages": [{}]}', "messages: expected a list"),
-        ('{"messages": [{"role": "user", "content": "a"}]}', "expected api=chat"),
         ("", "no lines in it"),
     ],
 )
-def test_bad_datasets(refuse: Refuse, tmp_path: Path, text: str, message: str) -> None:
+def test_bad_datasets(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "data.jsonl").write_text(text)
-    assert message in refuse("dataset=data.jsonl")
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_dataset(str(tmp_path / "data.jsonl"))
+
+
+def test_messages_are_for_a_chat(refuse: Refuse, tmp_path: Path) -> None:
+    write_dataset(tmp_path, {"messages": [{"role": "user", "content": "a"}]})
+    assert "data.jsonl: has messages; expected api=chat" in refuse("dataset=data.jsonl")
 
 
 @pytest.mark.parametrize(
