@@ -50,13 +50,15 @@ def test_an_engine_that_repeats_itself_less_than_it_mixes_passes() -> None:
     assert found.passed
 
 
-TEXTS = st.integers(1, 30).flatmap(
-    lambda size: st.tuples(*[st.text("xyz.", min_size=size, max_size=size)] * 3)
-)
+def texts_of(size: int) -> st.SearchStrategy[tuple[str, ...]]:
+    return st.tuples(*[st.text("xyz.", min_size=size, max_size=size)] * 3)
+
+
+TEXTS = st.integers(1, 30).flatmap(texts_of)
 
 
 @given(TEXTS)
-def test_all_is_the_sum_of_its_parts(texts: tuple[str, str, str]) -> None:
+def test_all_is_the_sum_of_its_parts(texts: tuple[str, ...]) -> None:
     parts = [answers("a", text) | answers("b", text[::-1]) for text in texts]
     one, two, total = parities(Passes(*parts), 0.5)
     assert total.prompts == one.prompts + two.prompts
@@ -119,6 +121,23 @@ def parity(
         (file,) = (tmp_path / "results").glob("parity_*.json")
         found: dict[str, Any] = json.loads(file.read_text())
         return found
+
+    return run
+
+
+@pytest.fixture
+def refuse(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    told: tuple[Behaviour, str],
+) -> Callable[..., str]:
+    """Return a function that runs the command with words that it refuses, and returns what it says."""
+    told[0].__dict__.update(Behaviour(models=served(*ADAPTERS)).__dict__)
+
+    def run(*words: str) -> str:
+        given = [f"endpoint={told[1]}", *words]
+        return refused(monkeypatch, capsys, tmp_path, given, main=main, prog="calibrate.parity")
 
     return run
 
@@ -215,15 +234,5 @@ def test_failed_requests_fail_the_gate(parity: Any, capsys: pytest.CaptureFixtur
         (["num_prompts=0"], "num_prompts=0: must be at least 1"),
     ],
 )
-def test_what_a_user_gets_wrong(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    told: tuple[Behaviour, str],
-    words: list[str],
-    message: str,
-) -> None:
-    told[0].__dict__.update(Behaviour(models=served(*ADAPTERS)).__dict__)
-    given_words = [f"endpoint={told[1]}", *words]
-    line = refused(monkeypatch, capsys, tmp_path, given_words, main=main, prog="calibrate.parity")
-    assert message in line
+def test_what_a_user_gets_wrong(refuse: Callable[..., str], words: list[str], message: str) -> None:
+    assert message in refuse(*words)
