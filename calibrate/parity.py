@@ -91,6 +91,7 @@ class Interview:
     def __init__(self, client: OpenAIClient, config: ParityConfig, stop: asyncio.Event) -> None:
         self.client, self.config, self.stop = client, config, stop
         self._salt = time.time_ns()
+        self._said: set[str] = set()
 
     async def ask(self, name: str, questions: Sequence[Question], progress: Any) -> dict[Any, str | None]:
         """Return the answers to one stream of questions; None for those that failed."""
@@ -102,10 +103,10 @@ class Interview:
 
         def on_end(record: RequestRecord) -> None:
             progress.update()
-            if record.is_failed:
-                tqdm.write(
-                    f"calibrate.parity: {record.adapter}: {record.status}: {record.message}", sys.stderr
-                )
+            said = f"{record.adapter}: {record.status}: {record.message}"
+            if record.is_failed and said not in self._said:
+                self._said.add(said)
+                tqdm.write(f"calibrate.parity: {said}", sys.stderr)
 
         plan = Plan(name, iter(requests), self.config.concurrency)
         run = await LoadRun(self.client, plan, self.stop, on_end=on_end).run()

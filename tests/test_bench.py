@@ -1,6 +1,7 @@
 """`python -m calibrate.bench` from its command line to its files."""
 
 import csv
+import importlib
 import json
 import os
 import re
@@ -113,7 +114,7 @@ def test_multi_asks_for_the_adapters_that_the_server_lists(
     assert set(found["metrics"]["adapters"]) <= set(ADAPTERS)
     assert len(found["metrics"]["adapters"]) > 1
     assert found["config"]["workload"]["output_length"] == 4
-    assert found["gpu_memory"].keys() <= {"unavailable", "gpus"}
+    assert found["gpu_memory"]["multi"].keys() <= {"unavailable", "gpus"}
     table = rows(folder)
     assert tuple(table[0]) == COLUMNS
     assert {(row["mode"], row["status"], row["num_generated_tokens"]) for row in table} == {
@@ -326,13 +327,25 @@ def test_ctrl_c_keeps_what_was_measured(
     assert len(rows(folder)) == found["total_requests"]
 
 
+@pytest.mark.parametrize("name", ["bench", "parity", "check_adapters"])
+def test_help(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    prog = f"calibrate.{name}"
+    monkeypatch.setattr(sys, "argv", [prog, "--help"])
+    module = importlib.import_module(f"{prog}.__main__" if name == "bench" else prog)
+    with pytest.raises(SystemExit) as exit_:
+        module.main()
+    assert exit_.value.code == 0
+    assert f"Usage: python -m {prog} " in capsys.readouterr().out
+
+
 class FakeNvml:
     """NVML of one GPU whose memory in use rises and falls."""
 
     NVMLError = RuntimeError
 
-    def __init__(self) -> None:
+    def __init__(self, unit: int = 1) -> None:
         self.used = iter([3, 7, *[5] * 1000])
+        self.unit = unit
         self.is_open = False
 
     def nvmlInit(self) -> None:  # noqa: N802
@@ -351,7 +364,7 @@ class FakeNvml:
         return b"GPU"
 
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:  # noqa: N802
-        return SimpleNamespace(total=10, used=next(self.used))
+        return SimpleNamespace(total=10 * self.unit, used=next(self.used) * self.unit)
 
 
 def test_gpu_memory_is_the_most_that_was_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,6 +374,25 @@ def test_gpu_memory_is_the_most_that_was_in_use(monkeypatch: pytest.MonkeyPatch)
         time.sleep(0.1)
     assert memory.result == {"gpus": [{"name": "GPU", "total_bytes": 10, "max_used_bytes": 7}]}
     assert not nvml.is_open
+
+
+def test_gpu_memory_of_each_run_is_shown(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(2**30))
+    folder = bench("mode=compare", "baseline_adapter=multi_task", "num_requests=2")
+    (gpu,) = content(folder, "comparison_*.json")["gpu_memory"]["baseline"]["gpus"]
+    assert gpu["total_bytes"] == 10 * 2**30
+    shown = capsys.readouterr().out
+    assert "GPU Memory (baseline): GPU: 3.00 of 10.00 GiB" in shown
+    assert "GPU Memory (multi): GPU: " in shown
+    away = bench("gpu_memory=false", "out=away").parent / "away"
+    assert "not on this machine" in content(away, "*.json")["gpu_memory"]["multi"]["unavailable"]
+
+
+def test_without_aiohttp_it_says_what_to_install(refuse: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    assert "pip install 'lorasim[bench]'" in refuse()
 
 
 def test_gpu_memory_without_nvml_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

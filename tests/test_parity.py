@@ -1,7 +1,10 @@
 """The parity gate against a server that answers as it is told."""
 
 import json
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -223,6 +226,22 @@ def test_failed_requests_fail_the_gate(parity: Any, capsys: pytest.CaptureFixtur
     found = parity(steady, *words, status=1)
     assert [row["failed"] for row in found["adapters"]] == [0, 2, 2]
     assert "http_503: told to say 503" in capsys.readouterr().err
+
+
+def test_half_a_gate_is_none(
+    parity: Any, tmp_path: Path, told: tuple[Behaviour, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pressed = threading.Lock()
+
+    def interrupted(body: dict[str, Any], number: int) -> str:
+        if is_mixed(body) and pressed.acquire(blocking=False):
+            os.kill(os.getpid(), signal.SIGINT)
+        return "x"
+
+    with pytest.raises(ValueError, match="not enough values"):
+        parity(interrupted, status=130)
+    assert not (tmp_path / "results").exists()
+    assert capsys.readouterr().err.endswith("calibrate.parity: interrupted\n")
 
 
 @pytest.mark.parametrize(

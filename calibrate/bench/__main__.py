@@ -18,7 +18,7 @@ from tqdm import tqdm
 from calibrate.bench import names
 from calibrate.bench.client import OpenAIClient
 from calibrate.bench.files import write_comparison, write_run
-from calibrate.bench.gpu_memory import GpuMemory
+from calibrate.bench.gpu_memory import GpuMemory, NoGpuMemory
 from calibrate.bench.load import LoadRun, Plan
 from calibrate.bench.metrics import improvements, measure
 from calibrate.bench.open_files import allow_many_open_files
@@ -29,6 +29,7 @@ from calibrate.bench.tables import comparison_table, run_table
 from sim.cli import hydra_entry
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
+ELSEWHERE = NoGpuMemory("the endpoint is not on this machine; gpu_memory=true asks all the same")
 LATE_MS = 10.0
 """A client that sends later than so at the 99th percentile is itself in the way."""
 
@@ -64,10 +65,9 @@ def task(cfg: DictConfig) -> None:
 
 
 async def benchmark(config: BenchConfig) -> tuple[list[Run], dict[str, Any]]:
-    """Return the runs of the mode, those that were begun, and the GPUs' memory. Raises UserError, OSError."""
+    """Return the mode's runs that were begun, and the GPUs' memory in each. Raises UserError, OSError."""
     stop = asyncio.Event()
     sending = config.sending()
-    gpus = GpuMemory() if _asks_gpus(config) else None
     allow_many_open_files()
     async with OpenAIClient(config.connection) as client:
         served = await client.models() if config.check_models or config.adapters is None else None
@@ -79,14 +79,14 @@ async def benchmark(config: BenchConfig) -> tuple[list[Run], dict[str, Any]]:
                 names.refuse_unknown(asked, served)
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        runs = []
-        with gpus or nullcontext():
-            for mode in MODES[config.mode]:
-                if not stop.is_set():
+        runs, gpu_memory = [], {}
+        for mode in MODES[config.mode]:
+            if not stop.is_set():
+                with GpuMemory() if _asks_gpus(config) else nullcontext(ELSEWHERE) as memory:
                     plan = make_plan(mode, sending, known)
                     runs.append(await play(client, plan, stop, config.stop_after_failures))
-    unavailable = {"unavailable": "the endpoint is not on this machine; gpu_memory=true asks all the same"}
-    return runs, gpus.result if gpus else unavailable
+                gpu_memory[mode] = memory.result
+    return runs, gpu_memory
 
 
 async def play(client: OpenAIClient, plan: Plan, stop: asyncio.Event, stop_after: int | None) -> Run:
@@ -113,9 +113,10 @@ def show(out: Path, name: str, runs: list[Run], about: dict[str, Any]) -> None:
     else:
         paths = write_run(out, name, runs[0], about)
         print(run_table(runs[0].mode, measured[0]))
-    for gpu in about["gpu_memory"].get("gpus", []):
-        used, total = gpu["max_used_bytes"] / 2**30, gpu["total_bytes"] / 2**30
-        print(f"\nGPU memory: {gpu['name']}: {used:.2f} of {total:.2f} GiB")
+    for mode, memory in about["gpu_memory"].items():
+        for gpu in memory.get("gpus", []):
+            used, total = gpu["max_used_bytes"] / 2**30, gpu["total_bytes"] / 2**30
+            print(f"\nGPU Memory ({mode}): {gpu['name']}: {used:.2f} of {total:.2f} GiB")
     for run, metrics in zip(runs, measured, strict=True):
         for warning in warnings(metrics):
             print(f"calibrate.bench: warning: {run.mode}: {warning}", file=sys.stderr)

@@ -3,10 +3,23 @@
 import importlib
 import threading
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 PERIOD_S = 1.0
+
+
+@dataclass(frozen=True)
+class NoGpuMemory:
+    """In place of GpuMemory where there is no sense in asking."""
+
+    reason: str
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """Why there is none."""
+        return {"unavailable": self.reason}
 
 
 class GpuMemory(AbstractContextManager["GpuMemory"]):
