@@ -31,7 +31,7 @@ from sim.cli import hydra_entry
 LOCAL = ("localhost", "127.0.0.1", "::1")
 ELSEWHERE = NoGpuMemory("the endpoint is not on this machine; gpu_memory=true asks all the same")
 LATE_MS = 10.0
-"""A client that sends later than so at the 99th percentile is itself in the way."""
+"""A client that is later than so at the 99th percentile is itself in the way."""
 
 
 def main() -> None:
@@ -42,8 +42,8 @@ def main() -> None:
 def task(cfg: DictConfig) -> None:
     """Run what `mode` says, write the files, print the table.
 
-    An interruption, or a stop after too many failures, keeps what was measured until then: exit status 130,
-    or 1. So does a run in which no request succeeded: 1.
+    What was measured is kept when it is interrupted (exit status 130), and when a run stops after too many
+    failures or has no success (1).
     """
     if cfg.config is not None:
         cfg = with_users_file(cfg, str(cfg.config), _overrides())
@@ -57,8 +57,9 @@ def task(cfg: DictConfig) -> None:
         "config": values | {"api_key": None},
     }
     runs = [run.after(config.warmup_s) for run in runs]
-    show(Path(config.out), date.strftime("%Y%m%d_%H%M%S"), runs, about)
-    if any(run.end == "interrupted" for run in runs):
+    if runs:
+        show(Path(config.out), date.strftime("%Y%m%d_%H%M%S"), runs, about)
+    if len(runs) < len(MODES[config.mode]) or any(run.end == "interrupted" for run in runs):
         raise KeyboardInterrupt
     if any(run.end != "done" or not measure(run)["completed"] for run in runs):
         sys.exit(1)
@@ -128,9 +129,9 @@ def warnings(measured: dict[str, Any]) -> list[str]:
     found = []
     if measured["tokens_counted_by"].get("chunks"):
         found.append("the server does not count tokens: each chunk of its streams counts as one")
-    if (measured["p99_send_lag_ms"] or 0) > LATE_MS:
-        lag = f"{measured['p99_send_lag_ms']:.1f} ms"
-        found.append(f"the client sent up to {lag} late (p99), which the latencies include")
+    late_ms = max(measured[f"p99_{lag}_lag_ms"] or 0.0 for lag in ("send", "client"))
+    if late_ms > LATE_MS:
+        found.append(f"the client was up to {late_ms:.1f} ms late itself (p99), which the latencies include")
     return found
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from calibrate.bench.client import OpenAIClient
 from calibrate.bench.record import COMPLETED, RequestRecord, Run
 
+WATCH_S = 0.05
+
 
 @dataclass(frozen=True)
 class PlannedRequest:
@@ -62,6 +64,7 @@ class LoadRun:
         self._stop, self._given_up = stop, asyncio.Event()
         self._most_failures, self._failures_in_a_row = stop_after_failures, 0
         self._requests, self._start = plan.requests, 0.0
+        self._lags_ms: list[float] = []
 
     async def run(self) -> Run:
         """Send the plan's requests and return what happened to them, in order of arrival."""
@@ -70,16 +73,17 @@ class LoadRun:
         self._start = time.perf_counter()
         closed = self.plan.concurrency is not None
         sending = asyncio.create_task(self._send_in_turn() if closed else self._send_on_time())
-        ends = [asyncio.create_task(event.wait()) for event in (self._stop, self._given_up)]
+        others = [asyncio.create_task(event.wait()) for event in (self._stop, self._given_up)]
+        watching = asyncio.create_task(self._watch_itself())
         try:
-            await asyncio.wait([sending, *ends], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([sending, *others], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (sending, *ends):
+            for task in (sending, watching, *others):
                 task.cancel()
-            await asyncio.wait([sending, *ends])
+            await asyncio.wait([sending, watching, *others])
         if not sending.cancelled():
             sending.result()
-        return Run(self.plan.mode, self.records, self._now(), self._why_it_ended())
+        return Run(self.plan.mode, self.records, self._now(), self._why_it_ended(), self._lags_ms)
 
     def _why_it_ended(self) -> str:
         if self._given_up.is_set():
@@ -88,6 +92,13 @@ class LoadRun:
 
     def _now(self) -> float:
         return time.perf_counter() - self._start
+
+    async def _watch_itself(self) -> None:
+        """Take down how late this client is, which no request of a closed loop shows."""
+        while True:
+            due_s = self._now() + WATCH_S
+            await asyncio.sleep(WATCH_S)
+            self._lags_ms.append(1e3 * (self._now() - due_s))
 
     async def _send_on_time(self) -> None:
         async with asyncio.TaskGroup() as group:

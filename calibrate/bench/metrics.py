@@ -94,6 +94,7 @@ def measure(run: Run) -> dict[str, Any]:
         "tokens_counted_by": dict(counted),
         **latencies(run.records),
         **statistics("send_lag", lags),
+        **statistics("client_lag", run.client_lags_ms),
         "adapters": _by_adapter(run.records),
     }
 

@@ -1,6 +1,6 @@
 """One request as its client saw it, on a server or in the simulator."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 COMPLETED = "completed"
 UNFINISHED = "unfinished"
@@ -74,6 +74,8 @@ class Run:
     """From the run's beginning to the end of its last request."""
     end: str = "done"
     """Why it ended: `done`, `interrupted`, or what made it stop early."""
+    client_lags_ms: list[float] = field(default_factory=list)
+    """How late the client's own clock went off, asked over and over: what it adds to the times it takes."""
 
     def after(self, warmup_s: float) -> "Run":
         """Return the part that was meant to be sent from `warmup_s` on."""
