@@ -19,7 +19,7 @@ Answer = Callable[[dict[str, Any], int], str]
 
 @dataclass
 class Behaviour:
-    """How the server behaves. A model's name says how requests for it end (`Fake.FAILURES`)."""
+    """How the server behaves. A model's name says how requests for it fail: `http_500`, `hang`, ..."""
 
     models: list[dict[str, Any]] | None = None
     ttft_s: float = 0.0
@@ -30,6 +30,7 @@ class Behaviour:
     """The text of an answer, a character a token, from the request and how often it came before."""
     seen: list[dict[str, Any]] = field(default_factory=list)
     in_flight: int = 0
+    """Streams that are open now."""
     most_in_flight: int = 0
 
 
@@ -48,12 +49,7 @@ class Fake:
     async def complete(self, request: Request) -> Response:
         body = await request.json()
         self.told.seen.append(body)
-        self.told.in_flight += 1
-        self.told.most_in_flight = max(self.told.in_flight, self.told.most_in_flight)
-        try:
-            return await self._answer(body, "messages" in body)
-        finally:
-            self.told.in_flight -= 1
+        return await self._answer(body, "messages" in body)
 
     async def _answer(self, body: dict[str, Any], chat: bool) -> Response:
         model = str(body["model"])
@@ -68,11 +64,20 @@ class Fake:
         if model.startswith("hang"):
             await asyncio.sleep(30)
         if body.get("stream"):
-            return StreamingResponse(self._stream(body, text, chat), media_type="text/event-stream")
+            return StreamingResponse(self._counted(body, text, chat), media_type="text/event-stream")
         await asyncio.sleep(self.told.ttft_s + self.told.tpot_s * (len(text) - 1))
         choice = {"message": {"content": text}} if chat else {"text": text}
         usage = {"usage": usage_of(body, text)} if self.told.usage else {}
         return JSONResponse({"choices": [choice | {"finish_reason": "length"}], **usage})
+
+    async def _counted(self, body: dict[str, Any], text: str, chat: bool) -> AsyncIterator[str]:
+        self.told.in_flight += 1
+        self.told.most_in_flight = max(self.told.in_flight, self.told.most_in_flight)
+        try:
+            async for part in self._stream(body, text, chat):
+                yield part
+        finally:
+            self.told.in_flight -= 1
 
     async def _stream(self, body: dict[str, Any], text: str, chat: bool) -> AsyncIterator[str]:
         model = str(body["model"])

@@ -117,7 +117,7 @@ def test_a_server_that_refuses_stream_options_is_not_asked_again(server: tuple[B
 def test_failures_are_told_apart(
     server: tuple[Behaviour, str], model: str, status: str, message: str
 ) -> None:
-    record = one(Connection(server[1], timeout_s=0.5), model)
+    record = one(Connection(server[1], timeout_s=0.5 if model == "hang" else 30), model)
     assert record.status == status
     assert message in record.message
     assert record.e2el_ms is None
@@ -174,28 +174,31 @@ def test_a_closed_loop_keeps_its_places_busy(server: tuple[Behaviour, str]) -> N
     for number, start in enumerate(starts):
         # Of those that were sent before it, all but three had ended.
         assert number < 4 or start >= ends[number - 4]
+    assert server[0].most_in_flight == 4
     assert run.end == "done"
     assert run.duration_s >= max(ends)
 
 
 def test_an_open_loop_waits_for_no_answer(server: tuple[Behaviour, str]) -> None:
-    server[0].ttft_s = 1.0
+    server[0].ttft_s = 1.5
     requests = [planned(number, arrival_s=0.02 * number) for number in range(25)]
     run = play(Connection(server[1]), requests, None)
     for number, record in enumerate(run.records):
         assert record.arrival_s == pytest.approx(0.02 * number)
         assert record.sent_s is not None and record.sent_s >= record.arrival_s
     # The last one was meant to be sent at 0.48 s, before the first was answered.
+    assert server[0].most_in_flight == 25
     assert {record.status for record in run.records} == {"completed"}
 
 
 def test_latency_counts_from_when_a_request_was_meant_to_be_sent(server: tuple[Behaviour, str]) -> None:
-    def stand_still(record: RequestRecord) -> None:
-        if record.request_id == "request-0":
-            time.sleep(0.6)
+    def requests() -> Iterator[PlannedRequest]:
+        yield planned(0)
+        # The whole client stands still meanwhile.
+        time.sleep(0.6)
+        yield from (planned(number, arrival_s=0.2 + 0.01 * number) for number in range(1, 5))
 
-    requests = [planned(0), *(planned(number, arrival_s=0.2 + 0.01 * number) for number in range(1, 5))]
-    run = play(Connection(server[1]), requests, None, on_end=stand_still)
+    run = play(Connection(server[1]), requests(), None)
     for record in run.records[1:]:
         assert record.send_lag_ms is not None and record.e2el_ms is not None and record.sent_s is not None
         assert record.send_lag_ms > 300
@@ -219,17 +222,24 @@ def test_nothing_is_sent_after_the_duration(server: tuple[Behaviour, str]) -> No
 def test_an_interruption_keeps_what_was_measured(
     server: tuple[Behaviour, str], concurrency: int | None
 ) -> None:
+    answered = 0
+
+    def count_answers(record: RequestRecord) -> None:
+        nonlocal answered
+        answered += 1
+
     async def interrupt(stop: asyncio.Event) -> None:
-        await asyncio.sleep(0.5)
+        while answered < 5:
+            await asyncio.sleep(0.01)
         stop.set()
 
     models = ("a", "hang") if concurrency is None else ("a",)
     requests = (planned(n, models[n % len(models)], 0.05 * n) for n in count())
-    run = play(Connection(server[1]), requests, concurrency, meanwhile=interrupt)
+    run = play(Connection(server[1]), requests, concurrency, meanwhile=interrupt, on_end=count_answers)
     assert run.end == "interrupted"
     statuses = {record.status for record in run.records}
     assert statuses == {"completed", "unfinished"}
-    assert 0.4 < run.duration_s < 0.5 + LATE_S
+    assert run.duration_s >= max(record.finish_s or 0 for record in run.records)
 
 
 def test_failures_in_a_row_end_the_run(server: tuple[Behaviour, str]) -> None:
