@@ -123,8 +123,8 @@ class Interview:
         options = {"max_tokens": self.config.max_tokens, "temperature": 0, "seed": self.config.seed}
         return {
             "model": question.adapter,
-            **question.body,
             **options,
+            **question.body,
             **salt,
             **(self.config.extra_body or {}),
         }
@@ -211,7 +211,8 @@ def _question_body(config: ParityConfig, name: str, line: DatasetLine | None) ->
         return prompt_body(config.api, prompts_of(None, config.api)(spec, config.seed, "parity", 1), None)
     if config.api == "completions" and line.prompt is None:
         raise UserError(f"dataset={config.dataset}: has messages; expected api=chat, or prompts")
-    return prompt_body(config.api, None, line)
+    own = {} if line.max_tokens is None else {"max_tokens": line.max_tokens}
+    return prompt_body(config.api, None, line) | own
 
 
 if __name__ == "__main__":

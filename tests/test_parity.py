@@ -214,11 +214,12 @@ def test_the_gate_is_an_option(parity: Any) -> None:
 def test_a_dataset_asks_each_adapter_its_own_and_all_what_is_nobodys(
     parity: Any, told: tuple[Behaviour, str], tmp_path: Path
 ) -> None:
-    lines = [{"prompt": "for a", "adapter_name": "a"}, {"prompt": "for all"}]
+    lines = [{"prompt": "for a", "adapter_name": "a"}, {"prompt": "for all", "max_tokens": 3}]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = parity(lambda body, n: body["prompt"], "dataset=data.jsonl", "cache_salt=false")
     assert [row["prompts"] for row in found["adapters"]] == [2, 1, 3]
     assert not any("cache_salt" in body for body in told[0].seen)
+    assert {body["max_tokens"] for body in told[0].seen if body["prompt"] == "for all"} == {3}
 
 
 def test_failed_requests_fail_the_gate(parity: Any, capsys: pytest.CaptureFixture[str]) -> None:
