@@ -59,7 +59,7 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
         "status": "ok",
         "message": "",
         "seed": config.seed,
-        **summarise(client, [replica.recorder for replica in replicas], end_ns),
+        **summarise(client, [replica.recorder for replica in replicas], end_ns, config.slo),
         "kv_blocks": replicas[0].kv_blocks,
         "vllm_serve_command": vllm_serve_command(config.engine, config.model),
         "profile": {
