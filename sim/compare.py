@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from sim.cli import hydra_entry
-from sim.comparison import Comparison, compare_folders, compare_settings, in_words
+from sim.comparison import compare_folders, compare_settings, in_words
 from sim.errors import UserError
 from sim.files import write_atomically
 from sim.rows import write_csv
@@ -34,19 +34,14 @@ def task(config: DictConfig) -> None:
         found = compare_settings(runs, metrics, baseline)
     else:
         found = compare_folders(runs, load_runs(Path(str(config.b))), metrics)
-    _refuse_unknown(metrics, found)
+    if not found.differences:
+        raise UserError(" ".join(["nothing to compare:", *found.left_out]))
     print(in_words(found, metrics))
     rows = [difference.row() for difference in found.differences]
     if config.csv is not None:
         write_csv(rows, Path(str(config.csv)))
     if config.json is not None:
         write_atomically(Path(str(config.json)), (json.dumps(rows, indent=2) + "\n").encode())
-
-
-def _refuse_unknown(metrics: list[str], found: Comparison) -> None:
-    """Raise UserError for a metric that no pair has, which must not go unnoticed where it was asked for."""
-    if not found.differences:
-        raise UserError(f"none of {', '.join(metrics)} in any pair of runs{' '.join(['', *found.left_out])}")
 
 
 def _named(words: list[str]) -> list[str]:

@@ -67,7 +67,7 @@ def compare_folders(a: Sequence[Run], b: Sequence[Run], metrics: Sequence[str]) 
     keys = [name for name in names if name not in treated]
     sides = [_by_key(runs, keys, treated, f"{side}: ") for side, runs in (("A", a), ("B", b))]
     found = _compare(sides[0], sides[1], "AB", metrics, _traffic_names([*a, *b], keys))
-    if not found.differences:
+    if not sides[0].keys() & sides[1].keys():
         raise UserError(
             "no pairs: no run of A and run of B are equal in "
             f"{', '.join(['seed', *keys])}{'; '.join(['', *found.left_out])}"
@@ -146,7 +146,7 @@ def _compare(
                 groups.setdefault(key[:-1], []).append((run, b[key]))
             else:
                 left_out.append(f"Left out, as a run failed: {run.path}, {b[key].path}.")
-    differences = []
+    differences: list[Difference] = []
     for key, pairs in groups.items():
         for name in metrics:
             values = [(metric(one.summary, name), metric(other.summary, name)) for one, other in pairs]
@@ -154,6 +154,9 @@ def _compare(
             if known:
                 paired = paired_difference(*zip(*known, strict=True))
                 differences.append(Difference(titles[0], titles[1], names[key], name, paired))
+    lacking = [name for name in metrics if name not in {found.metric for found in differences}]
+    if lacking and groups:
+        left_out.append(f"Left out: {', '.join(lacking)}, which no pair of runs has.")
     return Comparison(differences, left_out)
 
 

@@ -72,10 +72,8 @@ def test_python_m_sim_is_the_same_command(tmp_path: Path) -> None:
 def test_sweep_has_a_row_per_job_and_a_failing_job_is_a_row(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sizes = "engine.max_loras=4,100,8"
-    lorasim(
-        monkeypatch, tmp_path, "-m", *QUICK, ONE_BY_ONE, sizes, "workload=uniform,zipf", "hydra.sweep.dir=out"
-    )
+    words = ["engine.max_loras=4,100,8", "workload=uniform,zipf", "hydra.sweep.dir=out"]
+    lorasim(monkeypatch, tmp_path, "-m", *QUICK, ONE_BY_ONE, *words)
     rows = read_csv(tmp_path / "out" / "sweep.csv")
     jobs = [(row["engine.max_loras"], row["workload"], row["status"]) for row in rows]
     assert jobs == [
@@ -122,13 +120,8 @@ def test_first_light_is_the_sweep_of_make_run(
 def test_a_sweep_warns_once_of_each_range_that_its_runs_leave(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [
-        "engine.max_loras=4,8",
-        "seed=0,1",
-        ONE_BY_ONE,
-        "workload.duration_s=1",
-        "engine.max_cpu_loras=64",
-    ]
+    words = ["engine.max_loras=4,8", "seed=0,1", "workload.duration_s=1", "engine.max_cpu_loras=64"]
+    words.append(ONE_BY_ONE)
     lorasim(monkeypatch, tmp_path, "-m", *words, "hydra.sweep.dir=out")
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert warnings == ["lorasim: warning: max_loras=4 is outside the measured 8 to 64"]
@@ -141,10 +134,9 @@ def test_error_in_the_sweeps_own_files_is_no_success(
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(sweep, "write_csv", full)
+    words = ["-m", *QUICK, ONE_BY_ONE, "engine.max_loras=4,8", "hydra.sweep.dir=out"]
     with pytest.raises(SystemExit) as exit_:
-        lorasim(
-            monkeypatch, tmp_path, "-m", *QUICK, ONE_BY_ONE, "engine.max_loras=4,8", "hydra.sweep.dir=out"
-        )
+        lorasim(monkeypatch, tmp_path, *words)
     assert exit_.value.code == 2
     assert "lorasim: error: out/sweep.csv: No space left on device\n" in capsys.readouterr().err
 
