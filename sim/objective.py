@@ -28,6 +28,16 @@ class Objective:
             accepted = ", ".join(DIRECTIONS)
             raise UserError(f"objective.direction={self.direction!r}: expected one of {accepted}")
 
+    def check_direction(self, sweeper: Mapping[str, Any]) -> None:
+        """Raise UserError for a Hydra sweeper that would search the worst."""
+        direction = sweeper.get("direction", self.direction)
+        direction = str(getattr(direction, "name", direction))
+        if direction != self.direction:
+            raise UserError(
+                f"hydra.sweeper.direction={direction}: objective {self.metric} is to {self.direction}; "
+                "expected hydra/sweeper=tune, which takes it from the objective"
+            )
+
     def value(self, summary: Mapping[str, Any]) -> float | None:
         """Return the metric of a run; None where the run failed or has nothing to say."""
         return metric(summary, self.metric)

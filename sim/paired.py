@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 CONFIDENCE = 0.95
 
@@ -48,6 +48,6 @@ def paired_difference(baseline: Sequence[float], values: Sequence[float]) -> Pai
     low = high = None
     if num_pairs > 1:
         error = float(np.std(differences, ddof=1)) / num_pairs**0.5
-        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, num_pairs - 1)) * error
+        reach = float(special.stdtrit(num_pairs - 1, (1 + CONFIDENCE) / 2)) * error
         low, high = mean - reach, mean + reach
     return PairedDifference(num_pairs, float(np.mean(baseline)), float(np.mean(values)), mean, low, high)

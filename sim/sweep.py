@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from sim.cli import at_end
-from sim.comparison import METRICS, compare_settings, in_words
 from sim.errors import UserError
 from sim.objective import Objective
 from sim.rows import SWEEP_FILE, JobRow, are_expected, clear_rows, take_rows, write_csv
@@ -40,9 +39,8 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Begin to follow; the ``sweep.csv`` of an earlier sweep in the same folder goes."""
-        # A typo in what the jobs do not read is found before the first of them.
-        objective = OmegaConf.to_container(config.objective, resolve=True)
-        self.objective = Objective.from_mapping(objective)
+        self.objective = Objective.from_mapping(OmegaConf.to_container(config.objective, resolve=True))
+        self.objective.check_direction(config.hydra.sweeper)
         sweep_dir = Path(config.hydra.sweep.dir)
         (sweep_dir / SWEEP_FILE).unlink(missing_ok=True)
         clear_rows(sweep_dir)
@@ -155,6 +153,9 @@ def _report(follower: Follower, objective: Objective) -> None:
 
 def _compare(follower: Follower, objective: Objective) -> None:
     """Where there are several seeds, compare the settings with the first one, in words and as a file."""
+    # Here and not above: every process of a job imports this module, and scipy takes longer than short runs.
+    from sim.comparison import METRICS, compare_settings, in_words  # noqa: PLC0415
+
     metrics = tuple(dict.fromkeys((objective.metric, *METRICS)))
     try:
         found = compare_settings(load_runs(follower.sweep_dir), metrics)
