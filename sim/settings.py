@@ -6,7 +6,7 @@ from typing import Any
 
 Settings = Mapping[str, str]
 
-_WHOLE = ("admission", "eviction", "prefetch", "routing", "profile", "model")
+_WHOLE = ("admission", "eviction", "host_eviction", "prefetch", "routing", "profile", "model")
 """Groups that are one setting: a policy with its parameters, a profile, a model."""
 
 

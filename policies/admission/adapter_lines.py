@@ -6,6 +6,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any, Generic
 
 from policies.admission.protocol import AdmissionView, R
+from policies.view import EngineView
 
 Entry = tuple[Any, int, R]
 """Place in the order, a serial number that no two entries share, and the request."""
@@ -26,6 +27,9 @@ class AdapterLines(ABC, Generic[R]):
         self._listed: dict[str | None, Entry[R]] = {}
         self._num_entries = 0
 
+    def bind(self, engine: EngineView) -> None:
+        """Only what waits decides."""
+
     @abstractmethod
     def add(self, request: R) -> None:
         """Take in a request that has just arrived."""
@@ -33,6 +37,10 @@ class AdapterLines(ABC, Generic[R]):
     @abstractmethod
     def requeue(self, request: R) -> None:
         """Take back a request that was preempted."""
+
+    def overtakes(self, request: R) -> bool:
+        """It might, for all that is known here."""
+        return True
 
     def remove(self, request: R) -> None:
         """Forget a waiting request. Raises KeyError if it is not waiting."""
@@ -50,6 +58,9 @@ class AdapterLines(ABC, Generic[R]):
                 return
             yield head[2]
         yield from self._matching(view)
+
+    def on_finish(self, request: R) -> None:
+        """Only what waits decides."""
 
     def next_change_ns(self) -> int | None:
         """Return None: only what waits and runs decides."""

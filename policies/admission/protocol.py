@@ -1,32 +1,12 @@
 """What an admission policy is given and what it must offer."""
 
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from policies.view import EngineView, RequestView
 
-class WaitingRequest(Hashable, Protocol):
-    """What a policy may know of a request. Requests are otherwise opaque, and compared by identity."""
-
-    @property
-    def request_id(self) -> str:
-        """Its name, unique in a run."""
-        ...
-
-    @property
-    def arrival_ns(self) -> int:
-        """When it arrived, in ns."""
-        ...
-
-    @property
-    def priority(self) -> int:
-        """The smaller, the more urgent, as in vLLM."""
-        ...
-
-    @property
-    def adapter(self) -> str | None:
-        """The LoRA adapter that it asks for, or None for the base model."""
-        ...
+WaitingRequest = RequestView
 
 
 @dataclass(slots=True)
@@ -45,11 +25,15 @@ class AdmissionView:
         )
 
 
-R = TypeVar("R", bound=WaitingRequest)
+R = TypeVar("R", bound=RequestView)
 
 
 class AdmissionPolicy(Protocol[R]):
     """The waiting queue itself: it holds every request that is not running, and says which to try next."""
+
+    def bind(self, engine: EngineView) -> None:
+        """Get to know the engine, once, before anything else."""
+        ...
 
     def add(self, request: R) -> None:
         """Take in a request that has just arrived."""
@@ -57,6 +41,10 @@ class AdmissionPolicy(Protocol[R]):
 
     def requeue(self, request: R) -> None:
         """Take back a request that was preempted."""
+        ...
+
+    def overtakes(self, request: R) -> bool:
+        """Whether `request`, which arrives now, might be tried before one that waits already."""
         ...
 
     def remove(self, request: R) -> None:
@@ -76,11 +64,16 @@ class AdmissionPolicy(Protocol[R]):
         """Give up the candidate that was yielded last: it runs now."""
         ...
 
+    def on_finish(self, request: R) -> None:
+        """`request`, which was running, has left the engine: complete, or aborted."""
+        ...
+
     def next_change_ns(self) -> int | None:
         """When a step like the last one might be given other candidates, though no request came or went.
 
-        None: never. A policy that looks at the clock must say when; the steps until then may be simulated at
-        once, without asking for candidates.
+        None: never. A policy that looks at the clock, or at the tokens that running requests generate, must
+        say when; the steps until then may be simulated at once, without asking for candidates. A time that is
+        not after now means the very next step. When nothing runs, the engine asks for candidates again then.
         """
         ...
 

@@ -3,6 +3,8 @@
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 
+from policies.eviction.protocol import TierView
+
 
 class Lru:
     """Evict the key that was inserted or accessed longest ago, even when the coming step needs it.
@@ -17,11 +19,17 @@ class Lru:
         self.on_access: Callable[[str], None] = self._order.move_to_end
         """`key` is the most recent now. (Called for every adapter of a step: no function of ours between.)"""
 
+    def bind(self, tier: TierView) -> None:
+        """Only the order of use decides."""
+
+    def on_miss(self, key: str) -> None:
+        """Nothing to prepare."""
+
     def on_insert(self, key: str) -> None:
         """`key` is the most recent now."""
         self._order[key] = None
 
-    def on_repeat(self, keys: Collection[str], num_steps: int) -> None:
+    def on_repeat(self, keys: Collection[str], num_steps: int, last_ns: int) -> None:
         """Nothing changes: the last step has put them in this order."""
 
     def on_remove(self, key: str) -> None:

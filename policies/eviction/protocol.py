@@ -4,8 +4,49 @@ from collections.abc import Collection
 from typing import Protocol
 
 
+class TierView(Protocol):
+    """The tier that an eviction policy works for: the GPU slots, or the host cache."""
+
+    @property
+    def capacity(self) -> int:
+        """Most keys in the tier."""
+        ...
+
+    @property
+    def now_ns(self) -> int:
+        """The clock, in ns."""
+        ...
+
+    def size_bytes(self, key: str) -> int:
+        """What `key` takes of the tier below, or, in `replay`, 1."""
+        ...
+
+    def cost_ns(self, key: str) -> int:
+        """Expected time to bring `key` back into the tier."""
+        ...
+
+    def num_waiting(self, key: str) -> int:
+        """Requests that wait for `key`."""
+        ...
+
+    def next_use_ns(self, key: str) -> float:
+        """When `key` will be asked for next: now, where somebody waits or runs; infinity: never again.
+
+        Only a simulation, or `replay`, knows the future.
+        """
+        ...
+
+
 class EvictionPolicy(Protocol):
     """Order of the keys in one tier. The tier owns capacity and contents; each has a policy of its own."""
+
+    def bind(self, tier: TierView) -> None:
+        """Get to know the tier, once, before anything else."""
+        ...
+
+    def on_miss(self, key: str) -> None:
+        """`key` is not in the tier and will be brought in: `victim` may be asked next, then `on_insert`."""
+        ...
 
     def on_insert(self, key: str) -> None:
         """`key` has entered the tier."""
@@ -15,8 +56,11 @@ class EvictionPolicy(Protocol):
         """`key`, which is in the tier, is used by the step that is being prepared."""
         ...
 
-    def on_repeat(self, keys: Collection[str], num_steps: int) -> None:
-        """`keys`, those of the last step, are accessed in `num_steps` further steps in the same order."""
+    def on_repeat(self, keys: Collection[str], num_steps: int, last_ns: int) -> None:
+        """`keys`, those of the last step, are accessed in `num_steps` further steps in the same order.
+
+        `last_ns`: when the last of them was scheduled. The effect is that of as many times `on_access`.
+        """
         ...
 
     def on_remove(self, key: str) -> None:
