@@ -160,6 +160,8 @@ class RecordConfig:
     """``record``: what a run writes beside ``summary.json`` and ``requests.parquet``."""
 
     steps: bool = False
+    adapters: bool = False
+    trace: bool = False
 
 
 @dataclass(frozen=True)
