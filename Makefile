@@ -11,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Named after the interpreter's version, so that another PYTHON makes the environment anew.
 STAMP := $(VENV)/.installed-$(VERSION)
+LAUNCHERS_STAMP := $(VENV)/.launchers-$(VERSION)
 RESULTS := runs/first_light
 PUBLISHED := reports/published/first_light
 EVIDENCE := fit=calibrate/fits/h100_llama_3_1_8b check=calibrate/replays/h100/Llama-3.1-8B/check.csv
@@ -20,11 +21,11 @@ EVIDENCE := fit=calibrate/fits/h100_llama_3_1_8b check=calibrate/replays/h100/Ll
 help: ## Show this list
 	@grep -E '^[a-z]+:.* ## ' Makefile | sed -E 's/^([a-z]+):.* ## /  make \1\t/' | expand -t 14
 
-run: setup ## Simulate 1,000 adapters on the shipped H100 profile and write a report (runs/first_light)
+run: $(STAMP) ## Simulate 1,000 adapters on the shipped H100 profile and write a report (runs/first_light)
 	@$(BIN)/lorasim -m +experiment=first_light hydra.sweep.dir=$(RESULTS)
 	$(BIN)/python -m reports dir=$(RESULTS) $(EVIDENCE)
 
-published: setup ## Make reports/published/first_light anew, from the files in the tree
+published: $(STAMP) ## Make reports/published/first_light anew, from the files in the tree
 	@$(BIN)/lorasim -m +experiment=first_light hydra.sweep.dir=$(RESULTS)
 	$(BIN)/python -m calibrate.fit
 	$(BIN)/python -m calibrate.validate
@@ -37,10 +38,10 @@ test: setup ## Lint, type check, tests
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto
 
-bench: setup ## Time the simulator and write benchmarks/results (BENCH=--million: one million requests too)
+bench: $(STAMP) ## Time the simulator and write benchmarks/results (BENCH=--million: one million requests too)
 	@$(BIN)/pytest benchmarks --override-ini=addopts= --benchmark-columns=min,median,rounds $(BENCH)
 
-setup: $(STAMP) ## Make .venv with the locked dependencies; run and test do this when it is missing or out of date
+setup: $(LAUNCHERS_STAMP) ## Make .venv with all locked dependencies; test does this too, run what it needs of it
 
 $(STAMP): pyproject.toml requirements.lock
 	@fail() { echo "lorasim: error: $$1" >&2; exit 1; }
@@ -59,9 +60,20 @@ $(STAMP): pyproject.toml requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-lock: ## Write requirements.lock anew from pyproject.toml: the newest versions, exact, with hashes
+# Ray alone is larger than all the rest together, and only tests and clusters need it.
+$(LAUNCHERS_STAMP): $(STAMP) requirements-launchers.lock
+	@echo "Installing the launchers for Ray, Slurm and Optuna into $(VENV), once"
+	export PIP_DISABLE_PIP_VERSION_CHECK=1
+	$(BIN)/pip install --quiet --use-pep517 --require-hashes -r requirements-launchers.lock
+	touch $@
+
+lock: ## Write the two requirements*.lock anew from pyproject.toml: the newest versions, exact, with hashes
 	@$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet --disable-pip-version-check uv
-	build/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
-		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
-		--custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
+	compile() {
+		build/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+			--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
+			--custom-compile-command 'make lock' "$$@" pyproject.toml
+	}
+	compile --extra dev --extra ray --extra slurm --extra tune --output-file requirements-launchers.lock
+	compile --extra dev --constraints requirements-launchers.lock --output-file requirements.lock

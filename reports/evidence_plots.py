@@ -85,7 +85,9 @@ def _scatter(predictions: pd.DataFrame, quantity: str) -> Plot:
         f"{regime}: median absolute error {number(float(_errors_pct(part).abs().median()))} %."
         for (_, regime), part in _grouped(table)
     ]
-    return svg.draw(f"Predicted against measured: {quantity_label(quantity)}", caption, alt, paint, 4.3)
+    return svg.draw(
+        f"Predicted against measured: {quantity_label(quantity)}", caption, alt, paint, (svg.WIDTH_IN, 4.3)
+    )
 
 
 def quantity_label(quantity: str) -> str:
@@ -144,7 +146,7 @@ def _residuals(predictions: pd.DataFrame) -> Plot:
         f"{name}: median {number(row[2])} %, 80 % between {number(row[0])} and {number(row[4])} %."
         for (name, _), row in zip(groups, shares, strict=True)
     ]
-    return svg.draw("Residuals by regime", caption, alt, paint, 1.0 + 0.34 * len(groups))
+    return svg.draw("Residuals by regime", caption, alt, paint, (svg.WIDTH_IN, 1.0 + 0.34 * len(groups)))
 
 
 def _grouped(table: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
@@ -180,7 +182,7 @@ def _swaps(swaps: Sequence[Swap]) -> Plot:
         f"{duration(swap.p90_ms)}, longest {duration(swap.max_ms)}."
         for swap in swaps
     ]
-    return svg.draw("Cost of an adapter swap", caption, alt, paint, 0.9 + 0.36 * len(swaps))
+    return svg.draw("Cost of an adapter swap", caption, alt, paint, (svg.WIDTH_IN, 0.9 + 0.36 * len(swaps)))
 
 
 def swap_label(swap: Swap) -> str:
@@ -211,7 +213,9 @@ def check_plot(checks: Sequence[Check]) -> Plot:
         f"band, where it was measured twice); yellow: within {P90_TARGET_PCT:.0f}\u202f%; red: beyond."
     )
     alt = [f"{label}: {signed(check.error_pct)} %." for label, check in zip(labels, checks, strict=True)]
-    return svg.draw("Simulated against measured", caption, alt, paint, 0.9 + 0.27 * len(checks))
+    return svg.draw(
+        "Simulated against measured", caption, alt, paint, (svg.WIDTH_IN, 0.9 + 0.27 * len(checks))
+    )
 
 
 def _annotate(axes: Axes, error_pct: float, place: int) -> None:

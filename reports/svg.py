@@ -59,7 +59,7 @@ _STYLE = {
     "ytick.minor.size": 0,
     "lines.linewidth": 2,
 }
-WIDTH_IN = 4.8
+WIDTH_IN, HEIGHT_IN = 4.8, 3.1
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,15 @@ class Plot:
 
 
 def draw(
-    title: str, caption: str, alt: Sequence[str], paint: Callable[[Axes], None], height_in: float = 3.1
+    title: str,
+    caption: str,
+    alt: Sequence[str],
+    paint: Callable[[Axes], None],
+    size_in: tuple[float, float] = (WIDTH_IN, HEIGHT_IN),
 ) -> Plot:
     """Draw one plot. ``alt`` says in sentences what it shows, to those who do not see it."""
     with _style():
-        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+        figure = Figure(figsize=size_in, layout="constrained")
         paint(figure.add_subplot())
     plot = Plot(title, caption, Markup(), figure)
     text = _file(plot, transparent=True)

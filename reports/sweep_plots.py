@@ -119,7 +119,7 @@ def _time_share(rows: Sequence[Row]) -> Plot:
         for row in shown
     ]
     height_in = 1.0 + 0.27 * (len(shown) + 0.6 * len(traffics(shown)))
-    return svg.draw("Share of time per run", caption, alt, paint, height_in)
+    return svg.draw("Share of time per run", caption, alt, paint, (svg.WIDTH_IN, height_in))
 
 
 def _stack(axes: Axes, rows: Sequence[Row], places: Sequence[float]) -> None:

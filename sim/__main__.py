@@ -11,11 +11,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sim.cli import hydra_entry
-from sim.errors import DoesNotFit, UserError
-from sim.sweep import cell
+from sim.job import import_from_config_dirs, run_job
+from sim.objective import Objective
+from sim.tables import cell
 
 SHOWN_METRICS = (
-    *("completed", "request_throughput", "output_throughput", "median_ttft_ms", "p99_ttft_ms"),
+    *("completed", "request_throughput", "request_goodput", "output_throughput"),
+    *("median_ttft_ms", "p99_ttft_ms"),
     *("median_tpot_ms", "p99_tpot_ms", "adapter_loads", "adapter_activations", "num_preemptions"),
 )
 
@@ -25,32 +27,30 @@ def main() -> None:
     hydra_entry(simulate_job, "config")
 
 
-def simulate_job(config: DictConfig) -> None:
-    """Simulate ``config`` and write its results to Hydra's output folder of the job.
+def simulate_job(config: DictConfig) -> float | None:
+    """Simulate ``config``, write its results to Hydra's output folder of the job, return its objective.
 
-    In a sweep a UserError becomes a result with status ``oom`` or ``error``; in a single run it is raised.
+    In a sweep whatever goes wrong becomes a result with status ``oom`` or ``error``; in a single run it is
+    raised.
     """
     # Here and not above, so that --help, a typo and shell completion are answered at once.
-    from sim import results, simulation  # noqa: PLC0415
+    from sim import simulation  # noqa: PLC0415
 
-    hydra_config = HydraConfig.get()
-    out_dir = Path(hydra_config.runtime.output_dir)
+    hydra = cast("DictConfig", HydraConfig.get())
+    import_from_config_dirs(hydra)
     values = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
-    sweeping = hydra_config.mode == RunMode.MULTIRUN
+    objective, sweep = Objective.from_mapping(values.pop("objective")), values.pop("sweep")
+    if hydra.mode == RunMode.MULTIRUN:
+        return objective.value(run_job(values, hydra, sweep["resume"]))
+    out_dir = Path(hydra.runtime.output_dir)
     try:
-        result = simulation.run(values, out_dir)
-    except UserError as error:
-        if not sweeping:
-            raise
-        status = "oom" if isinstance(error, DoesNotFit) else "error"
-        results.write_failed(out_dir, values, status, str(error))
-    else:
-        if not sweeping:
-            _show(result.summary, out_dir)
+        summary = simulation.run(values, out_dir).summary
     finally:
         # Hydra made the folder; one without results is not left behind.
         with suppress(OSError):
             out_dir.rmdir()
+    _show(summary, out_dir)
+    return objective.value(summary)
 
 
 def _show(summary: Mapping[str, Any], out_dir: Path) -> None:
@@ -58,7 +58,8 @@ def _show(summary: Mapping[str, Any], out_dir: Path) -> None:
         print(f"lorasim: warning: {warning}", file=sys.stderr)
     width = max(len(name) for name in SHOWN_METRICS)
     for name in SHOWN_METRICS:
-        print(f"{name:{width}}  {cell(summary[name]):>12}")
+        if name in summary:
+            print(f"{name:{width}}  {cell(summary[name]):>12}")
     shares = ", ".join(f"{share:.0%} {name}" for name, share in summary["time_share"].items())
     print(f"{'time_share':{width}}  {shares}")
     print(f"\n{summary['vllm_serve_command']}\n\n{out_dir}")

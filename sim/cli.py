@@ -8,6 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +25,7 @@ from sim.errors import UserError
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+_at_end = ExitStack()
 # Beginnings of lines in Hydra's messages that say nothing to a user.
 _NOISE = ("full_key:", "object_type=", "reference_type=", "See ", "To append ", "^")
 
@@ -44,12 +46,15 @@ def hydra_entry(task: Callable[[DictConfig], Any], config_name: str, prog: str =
         with warnings.catch_warnings():
             # Hydra turns an exception in a callback into a warning and carries on.
             warnings.filterwarnings("error", message=r"Callback \S+ raised", category=UserWarning)
-            hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)(_Job(task))()
+            application = hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)
+            with _at_end:
+                application(_Job(task))()
         sys.stdout.flush()
     except KeyboardInterrupt:
         _exit(f"{prog}: interrupted", EXIT_INTERRUPTED)
     except (_Stop, Exception) as raised:
-        error = raised.__context__ if isinstance(raised, _Stop | UserWarning) else raised
+        error = raised.args[0] if isinstance(raised, _Stop) else raised
+        error = raised.__context__ if isinstance(raised, UserWarning) else error
         if isinstance(error, BrokenPipeError):
             # The reader has gone; the interpreter must not fail once more while it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,8 +64,16 @@ def hydra_entry(task: Callable[[DictConfig], Any], config_name: str, prog: str =
         _exit(f"{prog}: error: {one_line(error)}", EXIT_USER_ERROR)
 
 
+def at_end(callback: Callable[[], object]) -> None:
+    """Call ``callback`` when the application that runs now ends, in whatever way."""
+    _at_end.callback(callback)
+
+
 class _Stop(BaseException):
-    """Carries an error that a user can mend (its context) past Hydra, which would add a line of its own."""
+    """Carries an error that a user can mend past Hydra, which would add a line of its own.
+
+    As an argument, for the context is lost on the way from another process.
+    """
 
 
 class _Job:
@@ -72,12 +85,13 @@ class _Job:
         self.task = task
 
     def __call__(self, config: DictConfig) -> Any:
+        """Run the task."""
         try:
             return self.task(config)
         except Exception as error:
             if not _is_users(error):
                 raise
-            raise _Stop from error
+            raise _Stop(error) from error
 
 
 def one_line(error: Exception) -> str:

@@ -160,6 +160,24 @@ class RecordConfig:
     """``record``: what a run writes beside ``summary.json`` and ``requests.parquet``."""
 
     steps: bool = False
+    adapters: bool = False
+    trace: bool = False
+
+
+@dataclass(frozen=True)
+class SloConfig:
+    """``slo``: what a request must meet to count for ``request_goodput``; null is no such target.
+
+    As ``--goodput`` of ``vllm bench serve``: time to first token, time per output token after the first
+    (a request of one token meets any), end-to-end latency.
+    """
+
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    e2el_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        require_positive("slo", self, "ttft_ms", "tpot_ms", "e2el_ms")
 
 
 @dataclass(frozen=True)
@@ -200,6 +218,7 @@ class RunConfig:
     admission: Mapping[str, Any]
     eviction: Mapping[str, Any]
     record: RecordConfig = RecordConfig()
+    slo: SloConfig = SloConfig()
     routing: Mapping[str, Any] = field(
         default_factory=lambda: {"_target_": "policies.routing.RoundRobin"},
     )
@@ -216,8 +235,8 @@ class RunConfig:
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """Build from the resolved configuration; raises UserError that names the key."""
         sections = dict(values)
-        readers: dict[str, Any] = {"engine": EngineConfig, "model": ModelConfig, "record": RecordConfig}
-        readers["loader"] = LoaderConfig
+        readers: dict[str, Any] = {"engine": EngineConfig, "model": ModelConfig}
+        readers |= {"record": RecordConfig, "slo": SloConfig, "loader": LoaderConfig}
         for name, section in readers.items():
             sections[name] = build(section, as_mapping(sections.get(name, {}), name), name)
         sections["workload"] = WorkloadConfig.from_mapping(

@@ -74,6 +74,8 @@ def _fits_class(value: object, option: Any) -> bool:
 
 
 def _type_name(option: Any) -> str:
+    if isinstance(option, types.UnionType):
+        return " or ".join(_type_name(part) for part in typing.get_args(option))
     if typing.get_origin(option) is list:
         return f"list of {_type_name(typing.get_args(option)[0])}"
     return "null" if option is types.NoneType else {float: "a number"}.get(option, option.__name__)

@@ -21,6 +21,7 @@ from sim.expected import ExpectedCosts
 from sim.fast_scheduler import make_scheduler
 from sim.kv_blocks import KVBlockPool
 from sim.loader import Loader
+from sim.logs import Logs
 from sim.memory import check_host_memory, num_gpu_blocks
 from sim.metrics import NS_PER_S
 from sim.prefix_cache import PrefixCachingBlockPool
@@ -68,6 +69,7 @@ class Replica:
             on_finished=shared.on_finished,
             step_log=StepLog() if config.record.steps else None,
         )
+        self.logs = Logs(config.record, engine.max_loras)
         self.engine = self._engine(shared.env, shared.future, place)
 
     def _engine(self, env: simpy.Environment, future: Future, place: Place) -> Engine:
@@ -82,7 +84,8 @@ class Replica:
         tiers.fill(engine.initial_host_cache, engine.initial_slots)
         loader = self._loader(env, view)
         graphs = CudaGraphs(self._scheduled)
-        return Engine(env, engine, scheduler, tiers, graphs, costs, self.recorder, ranks, place, loader)
+        observer = self.logs.beside(self.recorder, tiers.slots)
+        return Engine(env, engine, scheduler, tiers, graphs, costs, observer, ranks, place, loader)
 
     def _admission(self) -> AdmissionPolicy[Request]:
         admission: AdmissionPolicy[Request] = policy(self._config.admission, "admission")

@@ -1,4 +1,4 @@
-"""Result files and their schema: ``summary.json``, ``requests.parquet``, ``steps.parquet``.
+"""Result files and their schema: ``summary.json``, ``requests.parquet`` and what ``record`` asks for.
 
 A folder holds a result if, and only if, it holds ``summary.json``, which is put in place last. Every file is
 written beside its place and renamed, so that an interruption leaves a complete result or none.
@@ -21,6 +21,8 @@ SCHEMA_VERSION = 1
 SUMMARY_FILE = "summary.json"
 REQUESTS_FILE = "requests.parquet"
 STEPS_FILE = "steps.parquet"
+ADAPTERS_FILE = "adapters.parquet"
+TRACE_FILE = "trace.pftrace"
 
 REQUESTS_SCHEMA = pa.schema(
     [
@@ -54,27 +56,45 @@ STEPS_SCHEMA = pa.schema(
 )
 """A row per scheduled request per engine step, in vLLM's order; start and end are the GPU's."""
 
+ADAPTERS_SCHEMA = pa.schema(
+    [
+        ("time_s", pa.float64()),
+        ("duration_ms", pa.float64()),
+        ("kind", pa.string()),
+        ("adapter", pa.string()),
+        ("slot", pa.int64()),
+    ]
+)
+"""A row per thing that happened to an adapter, in order: ``load`` (disk to host cache), ``activate`` (host
+cache to slot), ``evict_host`` and ``evict_slot`` (the ways back). ``time_s`` is when it was done,
+``duration_ms`` is null for a load beside the engine's work, ``slot`` the one that is filled or vacated. What
+has a slot from the start is activated at 0."""
+
 REPLICA = pa.field("replica", pa.int64())
-"""Last column of both tables of a run with several replicas: which of them, null for a rejected request. The
+"""Last column of all tables of a run with several replicas: which of them, null for a rejected request. The
 steps of one replica, which count from 0, stand before those of the next."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one simulation answers. ``steps`` is None unless ``record.steps`` is set."""
+    """What one simulation answers; what ``record`` does not ask for is None. ``trace`` is a file's bytes."""
 
     summary: dict[str, Any]
     requests: pa.Table
     steps: pa.Table | None
+    adapters: pa.Table | None = None
+    trace: bytes | None = None
 
 
 def write(result: Result, out_dir: Path) -> None:
     """Write ``result`` to ``out_dir``, in place of an earlier one. Raises OSError."""
-    tables = {REQUESTS_FILE: result.requests, STEPS_FILE: result.steps}
+    tables = {REQUESTS_FILE: result.requests, STEPS_FILE: result.steps, ADAPTERS_FILE: result.adapters}
     with _replacing(out_dir) as partial:
         for name, table in tables.items():
             if table is not None:
                 pq.write_table(table, partial(name), compression="zstd")
+        if result.trace is not None:
+            partial(TRACE_FILE).write_bytes(result.trace)
         partial(SUMMARY_FILE).write_text(to_json(result.summary), encoding="utf-8")
 
 
@@ -117,6 +137,11 @@ def read_steps(folder: Path) -> pa.Table:
     return _read_table(folder / STEPS_FILE, STEPS_SCHEMA)
 
 
+def read_adapters(folder: Path) -> pa.Table:
+    """Read ``adapters.parquet`` of a result, as ADAPTERS_SCHEMA, maybe with REPLICA. Raises UserError."""
+    return _read_table(folder / ADAPTERS_FILE, ADAPTERS_SCHEMA)
+
+
 def to_json(summary: Mapping[str, Any]) -> str:
     """Return the text of a ``summary.json``. Raises ValueError for a number that JSON does not have."""
     return json.dumps(summary, indent=2, allow_nan=False) + "\n"
@@ -151,7 +176,7 @@ def _replacing(out_dir: Path) -> Iterator[Any]:
 
 def _swap(out_dir: Path, partials: Mapping[str, Path]) -> None:
     """Replace the result in ``out_dir``: the old summary goes first and the new one comes last."""
-    for name in (SUMMARY_FILE, REQUESTS_FILE, STEPS_FILE):
+    for name in (SUMMARY_FILE, REQUESTS_FILE, STEPS_FILE, ADAPTERS_FILE, TRACE_FILE):
         (out_dir / name).unlink(missing_ok=True)
     try:
         for name in sorted(partials, key=lambda name: name == SUMMARY_FILE):

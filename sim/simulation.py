@@ -20,6 +20,7 @@ from sim.replicas import Router
 from sim.results import Result
 from sim.serve_command import vllm_serve_command
 from sim.summary import requests_table, summarise, with_replica
+from sim.trace import perfetto_trace
 from sim.workload import Traffic, traffic
 
 
@@ -53,7 +54,7 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
         "status": "ok",
         "message": "",
         "seed": config.seed,
-        **summarise(client, [replica.recorder for replica in replicas], end_ns),
+        **summarise(client, [replica.recorder for replica in replicas], end_ns, config.slo),
         "kv_blocks": replicas[0].kv_blocks,
         "vllm_serve_command": vllm_serve_command(config.engine, config.model),
         "profile": {
@@ -66,7 +67,14 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
         **({} if arriving.trace is None else {"trace": arriving.trace.report()}),
         "config": dict(cfg),
     }
-    return Result(summary, requests_table(client, config.replicas), _steps_table(replicas))
+    record = config.record
+    return Result(
+        summary,
+        requests_table(client, config.replicas),
+        _table_of_all([r.recorder.step_log.table() for r in replicas if r.recorder.step_log is not None]),
+        _table_of_all([r.logs.adapters.table() for r in replicas] if record.adapters else []),
+        perfetto_trace([r.logs.trace for r in replicas], end_ns) if record.trace else None,
+    )
 
 
 def _ranks(arriving: Traffic, engine: EngineConfig) -> dict[str, int]:
@@ -75,9 +83,8 @@ def _ranks(arriving: Traffic, engine: EngineConfig) -> dict[str, int]:
     return {name: rank for name, rank in ranks.items() if rank <= engine.max_lora_rank}
 
 
-def _steps_table(replicas: Sequence[Replica]) -> pa.Table | None:
-    logs = [replica.recorder.step_log for replica in replicas]
-    tables = [log.table() for log in logs if log is not None]
+def _table_of_all(tables: list[pa.Table]) -> pa.Table | None:
+    """Return the tables of the replicas as one; None where there are none."""
     if len(tables) > 1:
         tables = [with_replica(table, [number] * len(table)) for number, table in enumerate(tables)]
     return pa.concat_tables(tables) if tables else None

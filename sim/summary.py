@@ -8,6 +8,9 @@ import pyarrow as pa
 
 from sim.client import Client
 from sim.columns import column, table
+from sim.config import SloConfig
+from sim.fairness import fairness
+from sim.goodput import num_good
 from sim.metrics import NS_PER_MS, NS_PER_S, e2el_ns, latencies, ratio, tpot_ns, ttft_ns
 from sim.recorder import Recorder
 from sim.request import Request, RequestStatus
@@ -31,12 +34,12 @@ def counts(requests: Sequence[Request], rejected: Collection[Request]) -> dict[s
     return {"submitted": len(requests)} | {status: found[status] for status in STATUSES}
 
 
-def summarise(client: Client, recorders: Sequence[Recorder], end_ns: int) -> dict[str, Any]:
+def summarise(client: Client, recorders: Sequence[Recorder], end_ns: int, slo: SloConfig) -> dict[str, Any]:
     """Return the metrics of ``summary.json``: of all replicas together and, of several, each one's.
 
     A rejected request has no replica and counts for all together only.
     """
-    total = run_metrics(client.requests, client.rejected, Recorder.total(recorders), end_ns)
+    total = run_metrics(client.requests, client.rejected, Recorder.total(recorders), end_ns, slo)
     if len(recorders) == 1:
         return total
     routed: list[list[Request]] = [[] for _ in recorders]
@@ -44,11 +47,16 @@ def summarise(client: Client, recorders: Sequence[Recorder], end_ns: int) -> dic
         if replica is not None:
             routed[replica].append(request)
     each = zip(routed, recorders, strict=True)
-    return total | {"replicas": [run_metrics(requests, (), recorder, end_ns) for requests, recorder in each]}
+    metrics = [run_metrics(requests, (), recorder, end_ns, slo) for requests, recorder in each]
+    return total | {"replicas": metrics}
 
 
 def run_metrics(
-    requests: Sequence[Request], rejected: Collection[Request], recorder: Recorder, end_ns: int
+    requests: Sequence[Request],
+    rejected: Collection[Request],
+    recorder: Recorder,
+    end_ns: int,
+    slo: SloConfig,
 ) -> dict[str, Any]:
     """Return the metrics of ``requests`` over the window that ends at ``end_ns``; see sim.metrics."""
     start_ns = recorder.start_ns
@@ -59,6 +67,7 @@ def run_metrics(
     return {
         "duration_s": window_s,
         "request_throughput": ratio(len(finished), window_s),
+        **goodput(finished, window_s, slo),
         "output_throughput": ratio(output_tokens, window_s),
         "total_token_throughput": ratio(input_tokens + output_tokens, window_s),
         "completed": len(finished),
@@ -67,10 +76,17 @@ def run_metrics(
         **latencies((r for r in finished if r.arrival_ns >= start_ns), recorder.gaps.histogram()),
         "counts": counts(requests, rejected),
         **adapter_metrics(recorder),
+        "fairness": fairness([r for r in requests if r.arrival_ns >= start_ns and r not in rejected], end_ns),
         "time_share": time_share(recorder, end_ns),
         "num_preemptions": recorder.num_preemptions,
         "engine_steps": recorder.num_steps,
     }
+
+
+def goodput(finished: Sequence[Request], window_s: float, slo: SloConfig) -> dict[str, float | None]:
+    """Return ``request_goodput``; nothing where no target is set, as vLLM's benchmark without --goodput."""
+    good = num_good(finished, slo)
+    return {} if good is None else {"request_goodput": ratio(good, window_s)}
 
 
 def adapter_metrics(recorder: Recorder) -> dict[str, Any]:

@@ -1,145 +1,192 @@
-"""What a sweep adds to its runs: a progress bar, ``sweep.csv`` and a table."""
+"""What a sweep adds to its runs: a progress bar, ``sweep.csv``, a table and comparisons."""
 
-import csv
-import io
-import json
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
-from hydra.types import TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from sim.files import write_atomically
+from sim.cli import at_end
+from sim.errors import UserError
+from sim.objective import Objective
+from sim.rows import SWEEP_FILE, JobRow, are_expected, clear_rows, take_rows, write_csv
+from sim.runs import load_runs
+from sim.tables import aligned, cell
 
-SWEEP_FILE = "sweep.csv"
 TABLE_METRICS = ("output_throughput", "p99_ttft_ms", "median_tpot_ms", "adapter_loads", "adapter_activations")
-# Parts of summary.json that describe a run and do not measure it.
-_NOT_METRICS = ("schema_version", "status", "message", "config", "profile", "vllm_serve_command")
+COMPARISON_FILE = "comparison.csv"
+POLL_S = 0.2
+WRITE_EVERY_S = 2.0
 
 
 class SweepCallback(Callback):
-    """Hydra callback that follows a sweep's jobs and writes ``sweep.csv`` in the sweep's folder at its end.
-
-    An interrupted sweep leaves no ``sweep.csv``; the folders of the jobs that were done stay.
-    """
+    """Hydra callback that follows a sweep's jobs, whatever launcher runs them, and reports on all."""
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        # A dict for its order: the overrides of any job, as the columns of sweep.csv.
-        self.override_columns: dict[str, None] = {}
-        # The distinct warnings of the runs: where they leave what the profile has measured.
-        self.warnings: dict[str, None] = {}
-        self.num_jobs = 0
-        self.progress: tqdm[Any] | None = None
+        self.follower: Follower | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Go to the jobs' processes without the thread."""
+        return {"follower": None}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Take away the ``sweep.csv`` of an earlier sweep in the same folder."""
-        (Path(config.hydra.sweep.dir) / SWEEP_FILE).unlink(missing_ok=True)
-        self.num_jobs = _number_of_jobs(config)
-
-    def on_job_start(self, config: DictConfig, *, task_function: TaskFunction, **kwargs: Any) -> None:
-        """Show the progress bar, once Hydra has found every job of the sweep valid."""
-        if self.num_jobs and self.progress is None:
-            self.progress = tqdm(total=self.num_jobs, unit="run", desc="simulating", leave=False)
-
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Add the job's row, whatever its status."""
-        if self.progress is None:
-            return
-        summary_file = Path(config.hydra.runtime.output_dir) / "summary.json"
-        if summary_file.exists():
-            path = os.path.relpath(summary_file.parent, config.hydra.sweep.dir)
-            summary = json.loads(summary_file.read_text(encoding="utf-8"))
-            overrides = _override_values(job_return.overrides or [])
-            self.override_columns.update(dict.fromkeys(overrides))
-            self.warnings.update(dict.fromkeys(summary.get("profile", {}).get("outside_range", [])))
-            self.rows.append({**overrides, **sweep_row(summary, path)})
-        self.progress.update()
+        """Begin to follow; the ``sweep.csv`` of an earlier sweep in the same folder goes."""
+        self.objective = Objective.from_mapping(OmegaConf.to_container(config.objective, resolve=True))
+        self.objective.check_direction(config.hydra.sweeper)
+        sweep_dir = Path(config.hydra.sweep.dir)
+        (sweep_dir / SWEEP_FILE).unlink(missing_ok=True)
+        clear_rows(sweep_dir)
+        self.follower = Follower(sweep_dir, _number_of_jobs(config))
+        at_end(self.follower.close)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write ``sweep.csv`` and print the table."""
-        if self.progress is not None:
-            self.progress.close()
-        sweep_dir = Path(config.hydra.sweep.dir)
-        write_csv(self.rows, sweep_dir / SWEEP_FILE)
-        print(table(self.rows, list(self.override_columns)))
-        for warning in self.warnings:
-            print(f"lorasim: warning: {warning}", file=sys.stderr)
-        print(f"\n{sweep_dir / SWEEP_FILE}")
+        """Write ``sweep.csv`` whole and print the table. Raises UserError where no job has succeeded."""
+        assert self.follower is not None
+        self.follower.finish()
+        _report(self.follower, self.objective)
 
 
-def sweep_row(summary: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Return a row of ``sweep.csv``: status, message, the scalar metrics of ``summary.json``, the run's path.
+class Follower:
+    """Collects the rows of jobs as they are put, in a thread: progress bar, ``sweep.csv`` so far.
 
-    A metric inside a group is named with a dot: ``time_share.loading``.
+    The bar appears when the first job begins, once Hydra has found every job of the sweep valid.
     """
-    metrics = {key: value for key, value in summary.items() if key not in _NOT_METRICS}
-    return {
-        "status": summary["status"],
-        "message": summary["message"],
-        **dict(_scalars(metrics, "")),
-        "path": path,
-    }
+
+    def __init__(self, sweep_dir: Path, num_jobs: int) -> None:
+        self.sweep_dir = sweep_dir
+        self.num_jobs = num_jobs
+        self.rows: dict[int, JobRow] = {}
+        self._bar: tqdm[Any] | None = None
+        self._num_written = 0
+        self._began_s = time.time()
+        self._ended = Event()
+        self._complete = False
+        self._thread = Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    @property
+    def csv(self) -> Path:
+        """The file of the rows."""
+        return self.sweep_dir / SWEEP_FILE
+
+    def finish(self) -> None:
+        """All jobs are done: take the last rows and write the file. Raises OSError."""
+        self._complete = True
+        self._stop()
+
+    def close(self) -> None:
+        """However the sweep ended: leave what there is on disk, and say how to go on."""
+        if not self._ended.is_set():
+            self._stop()
+        clear_rows(self.sweep_dir)
+        if not self._complete and self.rows:
+            tqdm.write(
+                f"lorasim: {len(self.rows)} of {self.num_jobs} runs are done: {self.csv}\n"
+                f"lorasim: the same command with hydra.sweep.dir={self.sweep_dir} goes on from there",
+                file=sys.stderr,
+            )
+
+    def _stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._take()
+        self._write()
+        if self._bar is not None:
+            self._bar.refresh()
+            self._bar.close()
+
+    def _follow(self) -> None:
+        waited_s = 0.0
+        while not self._ended.wait(POLL_S):
+            self._take()
+            waited_s += POLL_S
+            if waited_s >= WRITE_EVERY_S:
+                self._write()
+                waited_s = 0.0
+
+    def _take(self) -> None:
+        num_known = len(self.rows)
+        self.rows = take_rows(self.sweep_dir, self.rows)
+        if self._bar is None and are_expected(self.sweep_dir):
+            # Without smoothing: the time left is by the mean of all runs that were made now.
+            self._bar = tqdm(
+                total=self.num_jobs, unit="run", desc="simulating", leave=False, smoothing=0, delay=1e-9
+            )
+            self._bar.start_t = self._began_s
+        if self._bar is not None:
+            self._bar.initial = sum(row.resumed for row in self.rows.values())
+            self._bar.n = len(self.rows)
+            if sys.stderr.isatty() or len(self.rows) != num_known:
+                self._bar.refresh()
+
+    def _write(self) -> None:
+        if len(self.rows) > self._num_written:
+            write_csv([row.cells for row in self.rows.values()], self.csv)
+            self._num_written = len(self.rows)
 
 
-def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write ``rows``, blank where a row has no such key, so that ``path`` is either complete or as it was."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+def _report(follower: Follower, objective: Objective) -> None:
+    """Print what a complete sweep found. Raises UserError where no job has succeeded."""
+    rows = [row.cells for row in follower.rows.values()]
+    print(table(rows, objective))
+    for warning in dict.fromkeys(text for row in follower.rows.values() for text in row.warnings):
+        print(f"lorasim: warning: {warning}", file=sys.stderr)
+    resumed = sum(row.resumed for row in follower.rows.values())
+    if resumed:
+        print(f"lorasim: {resumed} of {len(rows)} runs were there already", file=sys.stderr)
+    print(f"\n{follower.csv}")
+    _compare(follower, objective)
+    failed = [row for row in rows if row["status"] != "ok"]
+    if failed and len(failed) == len(rows):
+        raise UserError(f"{follower.csv}: no run succeeded; the first: {failed[0]['message']}")
+    if failed:
+        print(f"lorasim: warning: {len(failed)} of {len(rows)} runs failed", file=sys.stderr)
 
 
-def table(rows: Sequence[Mapping[str, Any]], override_columns: Sequence[str]) -> str:
-    """Return an aligned plain-text table of a sweep: the overrides that vary, status, the main metrics.
+def _compare(follower: Follower, objective: Objective) -> None:
+    """Where there are several seeds, compare the settings with the first one, in words and as a file."""
+    # Here and not above: every process of a job imports this module, and scipy takes longer than short runs.
+    from sim.comparison import METRICS, compare_settings, in_words  # noqa: PLC0415
+
+    metrics = tuple(dict.fromkeys((objective.metric, *METRICS)))
+    try:
+        found = compare_settings(load_runs(follower.sweep_dir), metrics)
+    except UserError:
+        # Nothing to compare: one setting alone.
+        return
+    if any(difference.paired.num_pairs > 1 for difference in found.differences):
+        path = follower.sweep_dir / COMPARISON_FILE
+        write_csv([difference.row() for difference in found.differences], path)
+        print(f"\n{in_words(found, [objective.metric])}\n\n{path}")
+
+
+def table(rows: Sequence[Mapping[str, Any]], objective: Objective) -> str:
+    """Return an aligned plain-text table of a sweep: what varies of its columns, status, the main metrics.
 
     What a job that did not run said follows below, a line each.
     """
-    varying = [name for name in override_columns if len({row.get(name) for row in rows}) > 1]
-    header = [*varying, "status", *TABLE_METRICS]
-    lines = [header, *([cell(row.get(name)) for name in header] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    names = list(rows[0])[: list(rows[0]).index("status")] if rows else []
+    varying = [name for name in names if len({row.get(name) for row in rows}) > 1]
+    head = [*varying, "status", *dict.fromkeys((objective.metric, *TABLE_METRICS))]
+    text = aligned(head, [[cell(row.get(name)) for name in head] for row in rows])
     text += [f"{row['path']}: {row['message']}" for row in rows if row["status"] != "ok"]
     return "\n".join(text)
 
 
 def _number_of_jobs(config: DictConfig) -> int:
-    """Count the jobs as Hydra's own sweeper does."""
+    """Return the sweeper's own number of trials, or count the jobs as Hydra's sweeper does."""
+    if "n_trials" in config.hydra.sweeper:
+        return int(config.hydra.sweeper.n_trials)
     params = config.hydra.sweeper.get("params") or {}
     words = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     overrides = parser.parse_overrides(words)
     return len(BasicSweeper.split_arguments(overrides, None)[0])
-
-
-def _override_values(overrides: Sequence[str]) -> dict[str, str]:
-    """Return ``{"engine.max_loras": "8"}`` for ``["engine.max_loras=8"]``; a leading ``+`` is left out."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return {override.key_or_group: str(override.get_value_element_as_str()) for override in parsed}
-
-
-def _scalars(group: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in group.items():
-        if isinstance(value, Mapping):
-            yield from _scalars(value, f"{prefix}{key}.")
-        elif value is None or isinstance(value, int | float):
-            yield f"{prefix}{key}", value
-
-
-def cell(value: object) -> str:
-    """Return ``value`` as a cell of a table."""
-    if isinstance(value, float):
-        return f"{value:,.1f}"
-    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

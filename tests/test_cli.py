@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from sim import sweep
+from sim import rows as sweep_rows
+from sim import simulation, sweep
 from sim.__main__ import main
 from sim.config import EngineConfig, ModelConfig
 from sim.serve_command import vllm_serve_command
 
 QUICK = ["profile=constant", "workload.duration_s=2", "workload.num_adapters=50", "engine.max_cpu_loras=64"]
+ONE_BY_ONE = "sweep.processes=1"
 
 
 def lorasim(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> None:
@@ -70,8 +72,8 @@ def test_python_m_sim_is_the_same_command(tmp_path: Path) -> None:
 def test_sweep_has_a_row_per_job_and_a_failing_job_is_a_row(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sizes = "engine.max_loras=4,100,8"
-    lorasim(monkeypatch, tmp_path, "-m", *QUICK, sizes, "workload=uniform,zipf", "hydra.sweep.dir=out")
+    words = ["engine.max_loras=4,100,8", "workload=uniform,zipf", "hydra.sweep.dir=out"]
+    lorasim(monkeypatch, tmp_path, "-m", *QUICK, ONE_BY_ONE, *words)
     rows = read_csv(tmp_path / "out" / "sweep.csv")
     jobs = [(row["engine.max_loras"], row["workload"], row["status"]) for row in rows]
     assert jobs == [
@@ -97,7 +99,7 @@ def test_sweep_has_a_row_per_job_and_a_failing_job_is_a_row(
 
 def test_what_does_not_fit_is_a_row_with_status_oom(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     blocks = "engine.num_gpu_blocks=10,2000"
-    lorasim(monkeypatch, tmp_path, "-m", *QUICK, blocks, "hydra.sweep.dir=out")
+    lorasim(monkeypatch, tmp_path, "-m", *QUICK, ONE_BY_ONE, blocks, "hydra.sweep.dir=out")
     rows = read_csv(tmp_path / "out" / "sweep.csv")
     assert [row["status"] for row in rows] == ["oom", "ok"]
     assert "GiB short" in rows[0]["message"]
@@ -106,19 +108,20 @@ def test_what_does_not_fit_is_a_row_with_status_oom(monkeypatch: pytest.MonkeyPa
 def test_first_light_is_the_sweep_of_make_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quick = ["profile=constant", "workload.duration_s=1", "warmup_s=0", "engine.max_loras=4,64"]
+    quick = ["profile=constant", ONE_BY_ONE, "workload.duration_s=1", "warmup_s=0", "engine.max_loras=4,64"]
     lorasim(monkeypatch, tmp_path, "-m", "+experiment=first_light", *quick)
     rows = read_csv(tmp_path / "runs" / "first_light" / "sweep.csv")
     jobs = {(row["engine.max_loras"], row["workload"], row["status"]) for row in rows}
     assert jobs == {(size, shape, "ok") for size in ("4", "64") for shape in ("uniform", "zipf")}
     header = capsys.readouterr().out.splitlines()[0].split()
-    assert header == ["engine.max_loras", "workload", "status", *sweep.TABLE_METRICS]
+    assert header == ["engine.max_loras", "workload", "status", "request_goodput", *sweep.TABLE_METRICS]
 
 
 def test_a_sweep_warns_once_of_each_range_that_its_runs_leave(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["engine.max_loras=4,8", "seed=0,1", "workload.duration_s=1", "engine.max_cpu_loras=64"]
+    words.append(ONE_BY_ONE)
     lorasim(monkeypatch, tmp_path, "-m", *words, "hydra.sweep.dir=out")
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert warnings == ["lorasim: warning: max_loras=4 is outside the measured 8 to 64"]
@@ -131,8 +134,9 @@ def test_error_in_the_sweeps_own_files_is_no_success(
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(sweep, "write_csv", full)
+    words = ["-m", *QUICK, ONE_BY_ONE, "engine.max_loras=4,8", "hydra.sweep.dir=out"]
     with pytest.raises(SystemExit) as exit_:
-        lorasim(monkeypatch, tmp_path, "-m", *QUICK, "engine.max_loras=4,8", "hydra.sweep.dir=out")
+        lorasim(monkeypatch, tmp_path, *words)
     assert exit_.value.code == 2
     assert "lorasim: error: out/sweep.csv: No space left on device\n" in capsys.readouterr().err
 
@@ -147,9 +151,44 @@ def test_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+def test_a_bug_in_a_sweep_is_a_row_and_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = simulation.run
+
+    def broken(values: Any, out_dir: Path) -> Any:
+        if values["seed"] == 1:
+            raise KeyError("a bug")
+        return run(values, out_dir)
+
+    monkeypatch.setattr("sim.simulation.run", broken)
+    lorasim(monkeypatch, tmp_path, "-m", *QUICK, ONE_BY_ONE, "seed=0,1,2", "hydra.sweep.dir=out")
+    rows = read_csv(tmp_path / "out" / "sweep.csv")
+    assert [row["status"] for row in rows] == ["ok", "error", "ok"]
+    assert rows[1]["message"] == "KeyError: 'a bug' (see traceback.txt)"
+    assert "in broken" in (tmp_path / "out" / "1" / "traceback.txt").read_text()
+    assert "warning: 1 of 3 runs failed" in capsys.readouterr().err
+    monkeypatch.setattr("sim.simulation.run", run)
+    lorasim(monkeypatch, tmp_path, "-m", *QUICK, ONE_BY_ONE, "seed=0,1,2", "hydra.sweep.dir=out")
+    assert {row["status"] for row in read_csv(tmp_path / "out" / "sweep.csv")} == {"ok"}
+    assert not (tmp_path / "out" / "1" / "traceback.txt").exists()
+    assert "2 of 3 runs were there already" in capsys.readouterr().err
+
+
+def test_a_sweep_without_any_success_is_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        lorasim(monkeypatch, tmp_path, "-m", *QUICK, ONE_BY_ONE, "engine.max_loras=100,200")
+    assert exit_.value.code == 2
+    (file,) = tmp_path.rglob("sweep.csv")
+    assert [row["status"] for row in read_csv(file)] == ["error", "error"]
+    assert "no run succeeded; the first: engine.max_cpu_loras=64" in capsys.readouterr().err
+
+
 def test_write_csv_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:
     path = tmp_path / "sweep.csv"
-    sweep.write_csv([{"a": 1}, {"a": 2, "b": None}], path)
+    sweep_rows.write_csv([{"a": 1}, {"a": 2, "b": None}], path)
     assert path.read_text() == "a,b\n1,\n2,\n"
 
     class Unprintable:
@@ -157,7 +196,7 @@ def test_write_csv_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        sweep.write_csv([{"a": Unprintable()}], path)
+        sweep_rows.write_csv([{"a": Unprintable()}], path)
     assert [file.name for file in tmp_path.iterdir()] == ["sweep.csv"]
     assert path.read_text() == "a,b\n1,\n2,\n"
 

@@ -1,0 +1,86 @@
+"""``python -m reports.lab dir=<folder of a sweep over policies>``: one self-contained HTML page about it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+from omegaconf import DictConfig
+
+from reports import lab_answer, limits
+from reports.lab_data import Lab, load_lab, load_sensitivity
+from reports.lab_plots import heat_map, pareto_plots, sensitivity_plot
+from reports.svg import Plot, picture
+from reports.timeline import timeline
+from sim.cli import hydra_entry
+from sim.errors import UserError
+from sim.files import write_atomically
+
+_FOLDER = Path(__file__).resolve().parent
+_MAKE = "lorasim -m admission=fcfs_skip,... workload=uniform,zipf 'seed=range(10)' bound=null,throughput"
+
+
+def main() -> None:
+    """Run ``python -m reports.lab`` with the arguments in ``sys.argv``."""
+    hydra_entry(task, "lab", "reports.lab")
+
+
+def task(config: DictConfig) -> None:
+    """Read what ``config`` names, write the page, and print the winners. Raises UserError and OSError."""
+    if config.dir is None:
+        raise UserError(f"dir: not given; expected dir=<folder of a sweep>, as `{_MAKE}` makes it")
+    folder = Path(str(config.dir))
+    lab = load_lab(folder, config.objective, config.baseline)
+    sensitivity = [
+        sensitivity_plot(found.lab, found.axis, found.values)
+        for path in config.sensitivity
+        for found in [load_sensitivity(Path(str(path)), config.objective, config.baseline)]
+    ]
+    part = config.timeline
+    times = float(part.start_s), float(part.length_s)
+    timelines = [timeline(Path(str(path)), *times, int(part.replica)) for path in config.timelines]
+    plots = {"heat": [heat_map(lab)], "pareto": pareto_plots(lab), "sensitivity": sensitivity}
+    out = folder / "lab.html" if config.out is None else Path(str(config.out))
+    write_atomically(out, render(lab, **plots, timelines=timelines).encode())
+    if config.pictures is not None:
+        for plot in [*(plot for some in plots.values() for plot in some), *timelines]:
+            write_atomically(Path(str(config.pictures)) / f"{plot.name}.svg", picture(plot))
+    print("\n".join(lab_answer.in_short(lab)))
+    print(f"\nReport: {out}")
+
+
+def render(
+    lab: Lab,
+    heat: Sequence[Plot],
+    pareto: Sequence[Plot],
+    sensitivity: Sequence[Plot],
+    timelines: Sequence[Plot],
+) -> str:
+    """Return the page as HTML that needs nothing else."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("lab.html.j2").render(
+        style=(_FOLDER / "style.css").read_text(encoding="utf-8"),
+        objective=lab.objective,
+        baseline=lab.baseline,
+        headline=lab_answer.headline(lab),
+        sentences=lab_answer.sentences(lab),
+        losses=lab_answer.losses(lab),
+        warnings=lab_answer.warnings(lab),
+        winners=lab_answer.winners_table(lab),
+        gap=lab_answer.gap_table(lab) if lab.bounds else None,
+        results=lab_answer.result_table(lab),
+        heat=heat,
+        pareto=pareto,
+        sensitivity=sensitivity,
+        timelines=timelines,
+        not_modelled=limits.NOT_MODELLED,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""``lorasim-plan``, also ``python -m sim.plan``: the cheapest ``vllm serve`` command that meets targets."""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from sim.cli import hydra_entry
+from sim.fields import as_mapping, build
+from sim.files import write_atomically
+from sim.job import import_from_config_dirs
+from sim.plan_answer import answer_of, in_words
+from sim.plan_grid import SearchConfig, Setting, settings_of
+from sim.planner import Search
+from sim.prices import Prices
+from sim.rows import write_csv
+from sim.targets import Target
+from sim.trials import Trial, trial_row, try_all
+
+PROG = "lorasim-plan"
+EXIT_NOT_MET = 1
+PLAN_FILE, TRIED_FILE = "plan.json", "plan.csv"
+
+
+def main() -> None:
+    """Run ``lorasim-plan`` with the arguments in ``sys.argv``."""
+    hydra_entry(task, "plan", PROG)
+
+
+def task(config: DictConfig) -> None:
+    """Search, print the answer, write ``plan.json`` and ``plan.csv``; exits with 1 where nothing meets."""
+    hydra = cast("DictConfig", HydraConfig.get())
+    import_from_config_dirs(hydra)
+    sections = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+    targets = Target.all_from_mapping(as_mapping(sections["slo"], "slo"))
+    search = build(SearchConfig, as_mapping(sections["search"], "search"), "search")
+    prices = Prices.from_mapping(sections["prices"])
+    out_dir = Path(hydra.runtime.output_dir)
+    settings = settings_of(search, list(hydra.overrides.task))
+    with tqdm(desc="planning", unit="run", leave=False, delay=1) as bar:
+        trying = Search[Setting, Trial](
+            lambda some, replicas: try_all(some, replicas, search, targets, bar),
+            is_good=lambda trial: trial.meets,
+            is_hopeless=lambda trial: trial.status != "ok",
+        )
+        found = trying.fewest(settings, search.max_replicas)
+    answer = answer_of(found, trying.trials, targets, search, prices)
+    write_csv([trial_row(trial, targets) for trial in trying.trials], out_dir / TRIED_FILE)
+    write_atomically(out_dir / PLAN_FILE, (json.dumps(answer, indent=2) + "\n").encode())
+    print(in_words(answer))
+    print(f"\n{out_dir}")
+    if found is None:
+        raise SystemExit(EXIT_NOT_MET)
+
+
+if __name__ == "__main__":
+    main()
