@@ -28,7 +28,7 @@ def serve_job(config: DictConfig) -> None:
         from sim.serve.app import make_app  # noqa: PLC0415
         from sim.serve.backend import Backend  # noqa: PLC0415
         from sim.serve.config import ServeConfig  # noqa: PLC0415
-        from sim.serve.server import Server, listen, url  # noqa: PLC0415
+        from sim.serve.server import Server, allow_many_connections, listen, url  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if str(error.name).startswith(("sim.", "policies")):
             raise
@@ -37,6 +37,7 @@ def serve_job(config: DictConfig) -> None:
     values = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     backend = Backend(ServeConfig.from_mapping(values))
     server = Server(make_app(backend), backend)
+    allow_many_connections()
     with listen(backend.config.serve) as listening:
         _announce(backend.config.model_name, url(listening), backend.replicas[0].profile.outside_range())
         with suppress(KeyboardInterrupt):  # The way to stop it, which has been seen to.

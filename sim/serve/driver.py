@@ -26,6 +26,8 @@ class Driver:
         now_ns = self.clock.now_ns()
         if now_ns > self.env.now:
             self.env.run(until=now_ns)
+            # SimPy puts back the event that it stopped at, before all others of the instant.
+            self.env.step()
 
     def wake(self) -> None:
         """Look again for the next event: there may be an earlier one."""

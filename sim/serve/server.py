@@ -1,6 +1,7 @@
 """The HTTP server: its socket, and how it stops."""
 
 import asyncio
+import resource
 import signal
 import socket
 import sys
@@ -15,6 +16,8 @@ from sim.serve.config import ServerConfig
 
 BACKLOG = 4096
 """Connections that wait to be accepted: a thousand clients may come at once."""
+MOST_FILES = 65_535
+"""Open connections, if the system lets us: as `set_ulimit` of vllm/utils/system_utils.py."""
 SLOW_CLIENTS_S = 5
 """How long after the last request clients may take to read what they have asked for."""
 
@@ -83,6 +86,14 @@ def listen(settings: ServerConfig) -> socket.socket:
         where = f"serve.host={settings.host} serve.port={settings.port}"
         raise UserError(f"{where}: {error.strerror or error}") from error
     return listening
+
+
+def allow_many_connections() -> None:
+    """Raise this process's limit of open files as far as it goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def url(listening: socket.socket) -> str:
