@@ -186,8 +186,11 @@ def prompts_of(prompt: Prompts | None, ids: list[int] | None) -> list[Prompt]:
 
 
 def _wrong_fields(error: ValidationError) -> ApiError:
-    """Return the error for fields of wrong types: each field once, with the first thing that is wrong."""
-    wrong: dict[str, str] = {}
+    """Return the error for fields of wrong types: of each field, what came nearest to one that fits."""
+    wrong: dict[str, tuple[int, str]] = {}
     for each in error.errors(include_url=False, include_input=False, include_context=False):
-        wrong.setdefault(str(each["loc"][0]), each["msg"])
-    return bad_request("; ".join(f"{name}: {text}" for name, text in wrong.items()), next(iter(wrong)))
+        depth, name = len(each["loc"]), str(each["loc"][0])
+        if depth > wrong.get(name, (0, ""))[0]:
+            wrong[name] = depth, each["msg"]
+    message = "; ".join(f"{name}: {text}" for name, (_, text) in wrong.items())
+    return bad_request(message, next(iter(wrong)))
