@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import selectors
 import threading
 import time
@@ -61,7 +62,7 @@ class _Leaping(selectors.SelectSelector):
         ready = super().select(0)
         if not ready and timeout != 0:
             assert timeout is not None, "nothing will ever happen"
-            self._loop.now_ns += round(timeout * 1e9)
+            self._loop.now_ns += math.ceil(timeout * 1e9 - 1e-3)
         return ready
 
 
@@ -163,9 +164,9 @@ def with_client(
 
 
 @contextmanager
-def running(config: ServeConfig) -> Iterator[tuple[str, Backend]]:
+def running(config: ServeConfig, clock: Clock | None = None) -> Iterator[tuple[str, Backend]]:
     """Run a real server in a thread; gives its address."""
-    backend = Backend(config)
+    backend = Backend(config, clock)
     server = Server(make_app(backend), backend)
     with listen(ServerConfig(port=0)) as listening:
         address = url(listening)

@@ -112,35 +112,6 @@ def test_streamed_chat_begins_with_the_role(client: openai.OpenAI) -> None:
     assert chunks[-1].choices[0].finish_reason == "length"
 
 
-def test_a_thousand_streams_at_once(server: tuple[str, Backend]) -> None:
-    address, backend = server
-
-    async def one(client: openai.AsyncOpenAI, number: int) -> tuple[str, Any]:
-        text, usage = "", None
-        async for chunk in await client.completions.create(
-            model=f"adapter-{number % 10:04d}", prompt=[number] * 3, max_tokens=6, stream=True,
-            stream_options={"include_usage": True},
-        ):  # fmt: skip
-            text += chunk.choices[0].text if chunk.choices else ""
-            usage = chunk.usage or usage
-        return text, usage
-
-    async def hundred(first: int) -> list[tuple[str, Any]]:
-        # What a client's pool of connections does grows with the square of their number.
-        async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
-            return await asyncio.gather(*(one(client, number) for number in range(first, first + 100)))
-
-    async def thousand() -> list[list[tuple[str, Any]]]:
-        return await asyncio.gather(*map(hundred, range(0, 1000, 100)))
-
-    answers = [answer for some in asyncio.run(thousand()) for answer in some]
-    assert len(answers) == 1000
-    for text, usage in answers:
-        assert text == "w1 w2 w3 w4 w5 w6"
-        assert (usage.prompt_tokens, usage.completion_tokens) == (3, 6)
-    assert backend.num_calls == 0
-
-
 def error_of(answer: httpx2.Response) -> dict[str, Any]:
     error: dict[str, Any] = answer.json()["error"]
     assert error["code"] == answer.status_code
