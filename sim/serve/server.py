@@ -5,6 +5,7 @@ import resource
 import signal
 import socket
 import sys
+from contextlib import ExitStack
 from types import FrameType
 
 import uvicorn
@@ -75,16 +76,19 @@ class Server(uvicorn.Server):
 
 def listen(settings: ServerConfig) -> socket.socket:
     """Return a socket that listens at ``serve.host`` and ``serve.port``. Raises UserError."""
-    try:
-        family, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        # Unless TCP is named, asyncio leaves Nagle's algorithm on, which holds tokens back for 40 ms.
-        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(BACKLOG)
-    except OSError as error:
-        where = f"serve.host={settings.host} serve.port={settings.port}"
-        raise UserError(f"{where}: {error.strerror or error}") from error
+    with ExitStack() as on_error:
+        try:
+            family, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+            # Unless TCP is named, asyncio leaves Nagle's algorithm on, which holds tokens back for 40 ms.
+            listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            on_error.enter_context(listening)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(BACKLOG)
+        except OSError as error:
+            where = f"serve.host={settings.host} serve.port={settings.port}"
+            raise UserError(f"{where}: {error.strerror or error}") from error
+        on_error.pop_all()
     return listening
 
 
