@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from serving import AsgiClient, VirtualLoop, serve_config, with_client
+from test_profile import LLAMA, SETTINGS
 from test_simulation import OPEN, config
 
 from sim.serve.backend import Backend
@@ -128,11 +129,12 @@ def test_adapters_have_names_and_health_says_what_is_served() -> None:
         for path in ("load", "unload"):
             answer = await client.post(f"/v1/{path}_lora_adapter", {"lora_name": "sql", "lora_path": "/x"})
             assert answer.status == 404
+            assert "serve.allow_runtime_lora_updating=true" in answer.json["error"]["message"]
 
     with_client(serve_config(adapters=["sql", "french"], served_model_name="base"), task)
 
 
-def test_the_request_id_is_the_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_request_id_is_the_clients() -> None:
     async def task(client: AsgiClient, backend: Backend, loop: VirtualLoop) -> None:
         body = {"prompt": "a", "request_id": "of-body"}
         assert (await client.post("/v1/completions", body)).json["id"] == "cmpl-of-body"
@@ -140,6 +142,14 @@ def test_the_request_id_is_the_clients(monkeypatch: pytest.MonkeyPatch) -> None:
         assert answer.json["id"] == "cmpl-of-header"
 
     with_client(serve_config(), task)
+
+
+def test_health_names_the_measured_ranges_that_were_left() -> None:
+    async def task(client: AsgiClient, backend: Backend, loop: VirtualLoop) -> None:
+        said = (await client.get("/health")).json["outside_range"]
+        assert said == ["max_loras=4 is outside the measured 8 to 64"]
+
+    with_client(serve_config(config(OPEN, profile=SETTINGS, model=LLAMA)), task)
 
 
 def test_usage_with_every_chunk() -> None:

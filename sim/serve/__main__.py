@@ -39,7 +39,7 @@ def serve_job(config: DictConfig) -> None:
     server = Server(make_app(backend), backend)
     allow_many_connections()
     with listen(backend.config.serve) as listening:
-        _announce(backend.config.model_name, url(listening), backend.replicas[0].profile.outside_range())
+        _announce(backend.config.model_name, url(listening), backend.outside_range())
         with suppress(KeyboardInterrupt):  # The way to stop it, which has been seen to.
             server.run([listening])
 

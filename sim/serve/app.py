@@ -38,12 +38,14 @@ def _routes(backend: Backend) -> list[Route]:
         Route("/swap_stats", endpoints.swap_stats),
         Route("/reset_swap_stats", endpoints.reset_swap_stats, methods=["POST"]),
     ]
-    if backend.config.serve.lora_updating_allowed:
-        routes += [
-            Route("/v1/load_lora_adapter", endpoints.load_lora_adapter, methods=["POST"]),
-            Route("/v1/unload_lora_adapter", endpoints.unload_lora_adapter, methods=["POST"]),
-        ]
-    return routes
+    load, unload = endpoints.load_lora_adapter, endpoints.unload_lora_adapter
+    if not backend.config.serve.lora_updating_allowed:
+        load = unload = endpoints.no_lora_updating
+    return [
+        *routes,
+        Route("/v1/load_lora_adapter", load, methods=["POST"]),
+        Route("/v1/unload_lora_adapter", unload, methods=["POST"]),
+    ]
 
 
 @asynccontextmanager

@@ -105,6 +105,10 @@ class Backend:
             generation.fail(ApiError(HTTPStatus.SERVICE_UNAVAILABLE, reason))
             self.release(generation)
 
+    def outside_range(self) -> list[str]:
+        """Return a sentence for each range that the profile was measured in and that was left so far."""
+        return list(dict.fromkeys(text for each in self.replicas for text in each.profile.outside_range()))
+
     def metrics_now(self) -> Instruments:
         """Return the metrics as they are at this instant."""
         if self.failure is None:

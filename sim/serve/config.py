@@ -54,8 +54,7 @@ class ServerConfig:
         if isinstance(self.adapters, int) and self.adapters < 0:
             raise UserError(f"serve.adapters={self.adapters}: must not be negative")
         names = self.adapter_names
-        twice = [name for index, name in enumerate(names) if index != names.index(name)]
-        if isinstance(self.adapters, list) and (twice or "" in names):
+        if len(set(names)) < len(names) or "" in names:
             raise UserError(f"serve.adapters={names}: expected names, none of them empty or there twice")
 
     @property

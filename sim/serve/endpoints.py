@@ -14,7 +14,8 @@ from sim.serve.answers import Answer, ChatAnswer, CompletionAnswer
 from sim.serve.backend import Backend
 from sim.serve.bodies import read_json
 from sim.serve.calls import Call
-from sim.serve.errors import bad_request
+from sim.serve.config import ALLOW_LORA_UPDATING
+from sim.serve.errors import bad_request, not_found
 from sim.serve.outputs import Generation, Output
 from sim.serve.protocol import (
     Body,
@@ -59,6 +60,13 @@ class Endpoints:
         body = await self._read(request, UnloadAdapterBody)
         return PlainTextResponse(self._backend.models.unload(body.lora_name))
 
+    async def no_lora_updating(self, request: Request) -> Response:
+        """Either of the two, where they are switched off: 404."""
+        raise not_found(
+            f"{request.url.path} is switched off; serve.allow_runtime_lora_updating=true or "
+            f"{ALLOW_LORA_UPDATING}=1 switches it on"
+        )
+
     async def health(self, request: Request) -> Response:
         """``GET /health``: 200, or 503 where the simulation has failed; and what is served."""
         backend, config = self._backend, self._backend.config
@@ -72,6 +80,7 @@ class Endpoints:
             "replicas": config.replicas,
             "profile": backend.replicas[0].profile.name,
             "speed": config.serve.speed,
+            "outside_range": backend.outside_range(),
         }
         return JSONResponse(body, 200 if backend.failure is None else 503)
 
