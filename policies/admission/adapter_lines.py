@@ -27,6 +27,7 @@ class AdapterLines(ABC, Generic[R]):
         self._heads: list[Entry[R]] = []
         self._listed: dict[str | None, Entry[R]] = {}
         self._aside: list[Entry[R]] = []
+        self._passed_over: set[str | None] = set()
         self._num_entries = 0
 
     def bind(self, engine: EngineView) -> None:
@@ -59,7 +60,8 @@ class AdapterLines(ABC, Generic[R]):
             head = self._head()
             if head is None:
                 return
-            entry = self._first(head[2].adapter)
+            # Where a line has had another first, its head may be listed twice.
+            entry = None if head[2].adapter in self._passed_over else self._first(head[2].adapter)
             if entry is not None:
                 yield entry[2]
             if entry is None or self._waits(entry):
@@ -80,7 +82,10 @@ class AdapterLines(ABC, Generic[R]):
     def _merge(self, adapters: Iterable[str | None], view: AdmissionView) -> Iterator[R]:
         """Yield from the lines of `adapters` in order of place, as far as the step can take them."""
         lines = self._lines
-        firsts = [self._first(adapter) for adapter in adapters if adapter in lines]
+        passed_over = self._passed_over
+        firsts = [
+            self._first(adapter) for adapter in adapters if adapter in lines and adapter not in passed_over
+        ]
         heap = [entry for entry in firsts if entry is not None]
         heapify(heap)
         while heap:
@@ -145,12 +150,14 @@ class AdapterLines(ABC, Generic[R]):
         """Let `head`, the first of the whole line, and its adapter wait for `_bring_back`."""
         if self._heads[0] is head:
             self._aside.append(heappop(self._heads))
+            self._passed_over.add(head[2].adapter)
 
     def _bring_back(self) -> None:
         """Undo what a walk along the heads has set aside, which may have ended anywhere."""
         for entry in self._aside:
             heappush(self._heads, entry)
         self._aside.clear()
+        self._passed_over.clear()
 
     def first(self, adapter: str | None) -> R | None:
         """Return the first request of an adapter's line; None if nobody waits for it."""

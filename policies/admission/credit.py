@@ -38,17 +38,18 @@ class Credit(ArrivalLines[R]):
         self._debts: dict[str, int] = {}
         """Adapter that runs -> how often it has overtaken since."""
         self._closed: dict[str | None, None] = {}
-        self._passed_over: set[str | None] = set()
+        self._tried: set[str | None] = set()
+        """The adapters that were owed a slot in this step and could not take it."""
 
     def candidates(self, view: AdmissionView) -> Iterator[R]:
         """Yield the first request of each adapter that is owed a slot, then all in order of arrival."""
-        self._passed_over.clear()
+        self._tried.clear()
         for adapter in list(self._owed):
             entry = self._first(adapter)
             if entry is not None and view.accepts(adapter):
                 yield entry[2]
                 if self._waits(entry):
-                    self._passed_over.add(adapter)
+                    self._tried.add(adapter)
         yield from super().candidates(view)
 
     def admit(self, request: R) -> None:
@@ -92,7 +93,7 @@ class Credit(ArrivalLines[R]):
             self._closed[max(debts, key=lambda debt: debt[1])[0]] = None
 
     def _first(self, adapter: str | None) -> Entry[R] | None:
-        if adapter in self._closed or adapter in self._passed_over:
+        if adapter in self._closed or adapter in self._tried:
             return None
         return super()._first(adapter)
 

@@ -58,7 +58,7 @@ class Drain(ArrivalLines[R]):
         able = [adapter for adapter in running if adapter not in self._draining_for]
         if len(running) < self._engine.max_loras or not able:
             return
-        served = {None, *running, *self._draining_for.values()}
+        served = {*running, *self._draining_for.values()}
         for head in self._walk():
             adapter, starves_ns = head[2].adapter, head[2].arrival_ns + self._max_wait_ns
             if adapter is None or adapter in served:
@@ -71,6 +71,7 @@ class Drain(ArrivalLines[R]):
                 continue
             draining = min(able, key=self._tokens_to_go)
             able.remove(draining)
+            served.add(adapter)
             self._start(draining, adapter)
             if not able:
                 self._update_ns = inf

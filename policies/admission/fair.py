@@ -62,11 +62,12 @@ class Fair(ArrivalLines[R]):
             yield entry[2]
             # Who is admitted moves back, who is passed over stays in front.
             rank += self._waits(entry)
-        yield from self._with_slots(view)
+        passed_over = {adapter for _, _, adapter in self._ranking[:rank]}
+        have_slots = [adapter for adapter in (None, *view.scheduled_loras) if adapter not in passed_over]
+        yield from self._ahead(have_slots)
 
-    def _with_slots(self, view: AdmissionView) -> Iterator[R]:
+    def _ahead(self, have_slots: list[str | None]) -> Iterator[R]:
         """Yield what needs no slot, in the same order, as long as it is not too far ahead of the others."""
-        have_slots = (None, *view.scheduled_loras)
         blocked = next((rank[0] for rank in self._ranking if rank[2] not in have_slots), inf)
         most = blocked + self._max_lead
         heap = [self._counters[adapter] for adapter in have_slots if adapter in self._num_waiting]
