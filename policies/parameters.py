@@ -1,18 +1,21 @@
 """Checks of what users write as parameters of policies."""
 
-from math import inf
+from math import inf, isfinite
 
 NS_PER_S = 10**9
 NS_PER_MS = 10**6
 
 
-def checked(name: str, value: float, *, above: float = -inf, at_least: float = -inf) -> float:
-    """Return `value`. Raises ValueError where it is not a number in the range that is asked for."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not at_least <= value < inf:
-        raise ValueError(f"{name}={value!r}: expected a number of {at_least:g} or more")
-    if value <= above:
-        raise ValueError(f"{name}={value!r}: expected a number above {above:g}")
-    return value
+def checked(
+    name: str, value: float, *, above: float = -inf, at_least: float = -inf, at_most: float = inf
+) -> float:
+    """Return `value`. Raises ValueError where it is not a finite number in the range that is asked for."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and above < value < inf and at_least <= value <= at_most:
+        return value
+    limits = {"above": above, "at least": at_least, "at most": at_most}
+    wanted = " and ".join(f"{limit} {bound:g}" for limit, bound in limits.items() if isfinite(bound))
+    raise ValueError(f"{name}={value!r}: expected a number{wanted and ' '}{wanted}")
 
 
 def checked_count(name: str, value: int) -> int:
@@ -23,7 +26,7 @@ def checked_count(name: str, value: int) -> int:
 
 
 def duration_ns(name: str, value: float, unit_ns: int = NS_PER_S, *, positive: bool = False) -> int:
-    """Return `value` times `unit_ns`, in ns. Raises ValueError where it is negative (`positive`: or none)."""
-    return max(
-        round(checked(name, value, at_least=0, above=0 if positive else -inf) * unit_ns), int(positive)
-    )
+    """Return `value` times `unit_ns`, in ns. Raises ValueError where it is negative (`positive`: or zero)."""
+    if positive:
+        return max(1, round(checked(name, value, above=0) * unit_ns))
+    return round(checked(name, value, at_least=0) * unit_ns)

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from policies.admission import AdmissionPolicy, AdmissionView
 from sim.request import Request
-from tests.engine_double import MS, S, EngineDouble
+from tests.engine_double import MS, EngineDouble, S
 
 Operation = tuple[str, int, int]
 ADAPTERS = (None, "v", "w", "x", "y", "z")
@@ -152,10 +152,13 @@ def cases(number: int) -> settings:
 
 
 class AdmissionConformance:
-    """`name` is that of a file in conf/admission, `parameters` what differs from it."""
+    """A subclass gives the name of a file in conf/admission, and parameters that differ from it."""
 
     name: ClassVar[str]
-    parameters: ClassVar[dict[str, Any]] = {}
+    parameters: ClassVar[dict[str, Any]]
+
+    def __init_subclass__(cls, *, name: str, **parameters: Any) -> None:
+        cls.name, cls.parameters = name, parameters
 
     def world(self, operations: Iterable[Operation] = (), *, curious: bool = False) -> World:
         world = World(make_policy(self.name, **self.parameters), curious=curious)
@@ -163,7 +166,7 @@ class AdmissionConformance:
             world.do(operation)
         return world
 
-    @cases(40)
+    @cases(20)
     @given(operations())
     def test_everything_is_admitted_or_removed_exactly_once(self, operations: list[Operation]) -> None:
         world = self.world(operations)
@@ -174,7 +177,7 @@ class AdmissionConformance:
         preempted = [operation for operation in operations if operation[0] == "preempt"]
         assert len(admitted) - len(set(admitted)) <= len(preempted)
 
-    @cases(25)
+    @cases(20)
     @given(operations(), st.floats(0, 1), st.integers(0, 5))
     def test_nothing_changes_before_next_change_ns(
         self, operations: list[Operation], when: float, tokens: int
@@ -192,7 +195,7 @@ class AdmissionConformance:
                 later.engine.num_tokens[request] = later.engine.num_output_tokens(request) + tokens
         assert later.step(100) == world.step(100)
 
-    @cases(40)
+    @cases(20)
     @given(operations())
     def test_it_does_not_matter_how_often_it_is_asked(self, operations: list[Operation]) -> None:
         world, curious = self.world(operations), self.world(operations, curious=True)
@@ -200,7 +203,7 @@ class AdmissionConformance:
         curious.drain()
         assert curious.log == world.log
 
-    @cases(10)
+    @cases(5)
     @given(operations())
     def test_the_same_again(self, operations: list[Operation]) -> None:
         assert self.world(operations).log == self.world(operations).log

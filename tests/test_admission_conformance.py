@@ -7,81 +7,85 @@ import sys
 from importlib.resources import files
 
 import policies.admission
+from policies.admission import AdmissionPolicy, AdmissionView, WaitingRequest
 from tests.admission_conformance import AdmissionConformance, World, make_policy
 
 
-class TestFcfsSkip(AdmissionConformance):
-    name = "fcfs_skip"
+class TestFcfsSkip(AdmissionConformance, name="fcfs_skip"):
+    pass
 
 
-class TestPriority(AdmissionConformance):
-    name = "priority"
+class TestPriority(AdmissionConformance, name="priority"):
+    pass
 
 
-class TestVllm(AdmissionConformance):
-    name = "vllm"
+class TestVllm(AdmissionConformance, name="vllm"):
+    pass
 
 
-class TestFcfsStrict(AdmissionConformance):
-    name = "fcfs_strict"
+class TestFcfsStrict(AdmissionConformance, name="fcfs_strict"):
+    pass
 
 
-class TestTimeSlice(AdmissionConformance):
-    name = "time_slice"
+class TestTimeSlice(AdmissionConformance, name="time_slice"):
+    pass
 
 
-class TestTimeSliceOfOneAdapter(AdmissionConformance):
-    name = "time_slice"
-    parameters = {"group_size": 1, "min_active_secs": 1, "min_quantum_ms": 3000, "request_timeout_secs": 5}
+class TestTimeSliceOfOneAdapter(
+    AdmissionConformance,
+    name="time_slice",
+    group_size=1,
+    min_active_secs=1,
+    min_quantum_ms=3000,
+    request_timeout_secs=5,
+):
+    pass
 
 
-class TestAdapterCycle(AdmissionConformance):
-    name = "adapter_cycle"
+class TestAdapterCycle(AdmissionConformance, name="adapter_cycle"):
+    pass
 
 
-class TestDrain(AdmissionConformance):
-    name = "drain"
+class TestDrain(AdmissionConformance, name="drain"):
+    pass
 
 
-class TestDrainAtOnce(AdmissionConformance):
-    name = "drain"
-    parameters = {"max_wait_s": 0}
+class TestDrainAtOnce(AdmissionConformance, name="drain", max_wait_s=0):
+    pass
 
 
-class TestWorkingSet(AdmissionConformance):
-    name = "working_set"
+class TestWorkingSet(AdmissionConformance, name="working_set"):
+    pass
 
 
-class TestWorkingSetOfAnInstant(AdmissionConformance):
-    name = "working_set"
-    parameters = {"window_s": 0.3, "max_wait_s": 0.2}
+class TestWorkingSetOfAnInstant(AdmissionConformance, name="working_set", window_s=0.3, max_wait_s=0.2):
+    pass
 
 
-class TestWeightedSize(AdmissionConformance):
-    name = "weighted_size"
+class TestWeightedSize(AdmissionConformance, name="weighted_size"):
+    pass
 
 
-class TestWeightedSizeWithQueues(AdmissionConformance):
-    name = "weighted_size"
-    parameters = {"first_reqs": 4, "refresh_s": 3, "history_reqs": 10}
+class TestWeightedSizeWithQueues(
+    AdmissionConformance, name="weighted_size", first_reqs=4, refresh_s=3, history_reqs=10
+):
+    pass
 
 
-class TestFair(AdmissionConformance):
-    name = "fair"
+class TestFair(AdmissionConformance, name="fair"):
+    pass
 
 
-class TestFairStrictly(AdmissionConformance):
-    name = "fair"
-    parameters = {"max_lead_tokens": 0, "history_reqs": 1}
+class TestFairStrictly(AdmissionConformance, name="fair", max_lead_tokens=0, history_reqs=1):
+    pass
 
 
-class TestCredit(AdmissionConformance):
-    name = "credit"
+class TestCredit(AdmissionConformance, name="credit"):
+    pass
 
 
-class TestCreditOfOneOvertaking(AdmissionConformance):
-    name = "credit"
-    parameters = {"overtakings_per_step": 0}
+class TestCreditOfOneOvertaking(AdmissionConformance, name="credit", overtakings_per_step=0):
+    pass
 
 
 TESTED = {subclass.name for subclass in AdmissionConformance.__subclasses__()}
@@ -89,16 +93,14 @@ TESTED = {subclass.name for subclass in AdmissionConformance.__subclasses__()}
 
 def test_every_policy_has_a_configuration_and_is_tested() -> None:
     configured = {file.name.removesuffix(".yaml") for file in files("conf.admission").iterdir()}
-    assert TESTED == configured
+    assert configured == TESTED
 
 
 def test_every_configured_class_is_exported() -> None:
     classes = {type(make_policy(name)) for name in TESTED}
     exported = {getattr(policies.admission, name) for name in policies.admission.__all__}
-    protocol = {policies.admission.AdmissionPolicy, policies.admission.AdmissionView}
-    assert classes == {it for it in exported if isinstance(it, type)} - protocol - {
-        policies.admission.WaitingRequest
-    }
+    protocol = {AdmissionPolicy, AdmissionView, WaitingRequest}
+    assert classes == {one for one in exported if isinstance(one, type)} - protocol
 
 
 def print_logs() -> None:

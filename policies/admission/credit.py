@@ -64,6 +64,8 @@ class Credit(ArrivalLines[R]):
                 self._num_overtakings += 1
         elif adapter is not None:
             self._debts[adapter] = 0
+            self._enough.pop(adapter, None)
+            self._owed.pop(adapter, None)
         self._settle()
 
     def requeue(self, request: R) -> None:

@@ -19,7 +19,8 @@ class Drain(ArrivalLines[R]):
     that may generate at most `tolerance` times as many tokens as its longest has to go, and drains until
     nobody runs for it.
 
-    Other than in SGLang, an adapter that runs already needs no other to drain for it; the base model takes no
+    So where all requests may generate as much, an adapter for which requests never pause never drains. Other
+    than in SGLang, an adapter that runs already needs no other to drain for it; the base model takes no
     slot; and of what a draining adapter may still take, the shortest is first.
     """
 
