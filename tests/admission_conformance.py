@@ -166,7 +166,7 @@ class AdmissionConformance:
             world.do(operation)
         return world
 
-    @cases(20)
+    @cases(12)
     @given(operations())
     def test_everything_is_admitted_or_removed_exactly_once(self, operations: list[Operation]) -> None:
         world = self.world(operations)
@@ -177,7 +177,7 @@ class AdmissionConformance:
         preempted = [operation for operation in operations if operation[0] == "preempt"]
         assert len(admitted) - len(set(admitted)) <= len(preempted)
 
-    @cases(20)
+    @cases(12)
     @given(operations(), st.floats(0, 1), st.integers(0, 5))
     def test_nothing_changes_before_next_change_ns(
         self, operations: list[Operation], when: float, tokens: int
@@ -195,7 +195,7 @@ class AdmissionConformance:
                 later.engine.num_tokens[request] = later.engine.num_output_tokens(request) + tokens
         assert later.step(100) == world.step(100)
 
-    @cases(20)
+    @cases(12)
     @given(operations())
     def test_it_does_not_matter_how_often_it_is_asked(self, operations: list[Operation]) -> None:
         world, curious = self.world(operations), self.world(operations, curious=True)
@@ -203,7 +203,7 @@ class AdmissionConformance:
         curious.drain()
         assert curious.log == world.log
 
-    @cases(5)
+    @cases(3)
     @given(operations())
     def test_the_same_again(self, operations: list[Operation]) -> None:
         assert self.world(operations).log == self.world(operations).log

@@ -205,8 +205,8 @@ def test_weighted_size_lets_others_bypass_as_long_as_they_do_not_delay() -> None
     story.at(200, "v2", max_tokens=80).at(201, "w2", max_tokens=80).at(500, "v3", max_tokens=40)
     assert story.next_change_ms is None
     story.at(510, "v4", max_tokens=10, room=0)
-    assert story.next_change_ms == 900 + 1e-6
-    story.at(901).at(910, finish="v1").at(920, finish="v2 v3").at(930)
+    assert story.next_change_ms == 900
+    story.at(900.001).at(910, finish="v1").at(920, finish="v2 v3").at(930)
     assert story.events == [(0, "v1 w1"), (200, "v2"), (500, "v3"), (920, "x1 w2")]
 
 

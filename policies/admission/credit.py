@@ -45,8 +45,10 @@ class Credit(ArrivalLines[R]):
         """Yield the first request of each adapter that is owed a slot, then all in order of arrival."""
         self._tried.clear()
         for adapter in list(self._owed):
+            if len(view.scheduled_loras) >= view.max_loras:
+                break
             entry = self._first(adapter)
-            if entry is not None and view.accepts(adapter):
+            if entry is not None:
                 yield entry[2]
                 if self._waits(entry):
                     self._tried.add(adapter)

@@ -109,7 +109,8 @@ class WeightedSize(Generic[R]):
         queue, num_tokens = self._queues[number], _num_tokens(request)
         queue.waiting.remove(request)
         queue.used += num_tokens
-        self._running[request] = _Running(number, num_tokens, now_ns, now_ns + self._expected_ns(request))
+        end_ns = now_ns + request.max_tokens * self._ns_per_token()
+        self._running[request] = _Running(number, num_tokens, now_ns, end_ns)
         self._slot_free_ns = None
 
     def on_finish(self, request: R) -> None:
@@ -124,44 +125,48 @@ class WeightedSize(Generic[R]):
         """Yield what the queues' quotas hold, the smallest requests first, then what is left to others."""
         self._advance()
         tried: set[R] = set()
+        limited: list[_Queue[R]] = []
         for queue in self._queues:
-            yield from self._of_queue(queue, view, tried, spare=False)
-        for queue in self._queues:
-            yield from self._of_queue(queue, view, tried, spare=True)
+            yield from self._of_queue(queue, view, tried, limited)
+        for queue in limited if self._spare_tokens() > 0 else ():
+            yield from self._of_queue(queue, view, tried)
 
     def next_change_ns(self) -> int | None:
         """When the queues are made anew, or somebody may no longer bypass another."""
         self._advance()
-        now_ns, free_ns = self._engine.now_ns, self._free_ns()
+        now_ns, free_ns, ns_per_token = self._engine.now_ns, self._free_ns(), self._ns_per_token()
         adapters = {request.adapter: None for request in self._running}
-        times_ns: list[float] = [] if self._refresh_ns is None else [self._refresh_ns]
+        times_ns: list[float] = [inf if self._refresh_ns is None else self._refresh_ns]
         for queue in self._queues:
-            firsts = (queue.waiting.first(adapter) for adapter in adapters)
-            ends_ns = (free_ns - self._expected_ns(first) for first in firsts if first is not None)
-            times_ns += [end_ns + 1 for end_ns in ends_ns if now_ns <= end_ns < inf]
-        return int(min(times_ns)) if times_ns else None
+            firsts = [queue.waiting.first(adapter) for adapter in adapters]
+            ends_ns = [free_ns - first.max_tokens * ns_per_token for first in firsts if first is not None]
+            times_ns += [end_ns for end_ns in ends_ns if end_ns >= now_ns]
+        change_ns = min(times_ns)
+        return None if change_ns == inf else int(change_ns)
 
     def __len__(self) -> int:
         """Number of waiting requests."""
         return len(self._queue_of)
 
-    def _of_queue(self, queue: _Queue[R], view: AdmissionView, tried: set[R], *, spare: bool) -> Iterator[R]:
-        """Yield from one queue until its quota, or with `spare` what the others leave, does not hold more."""
-        if spare and self._spare_tokens() <= 0:
-            return
+    def _of_queue(
+        self, queue: _Queue[R], view: AdmissionView, tried: set[R], limited: list[_Queue[R]] | None = None
+    ) -> Iterator[R]:
+        """Yield from one queue until its quota does not hold more; then it is put in `limited`.
+
+        Without `limited`, what the other queues leave is the limit.
+        """
+        most_tokens = (self._free_ns() - self._engine.now_ns) / self._ns_per_token()
+        room = self._spare_tokens() if limited is None else queue.quota - queue.used
         for request in queue.waiting.candidates(view):
-            room = self._spare_tokens() if spare else queue.quota - queue.used
             if _num_tokens(request) > room and queue.used:
+                if limited is not None:
+                    limited.append(queue)
                 return
-            if request not in tried and self._may_go(request, queue):
+            may_go = request.max_tokens <= most_tokens or request.adapter is None
+            if request not in tried and (may_go or queue.waiting.is_first(request)):
                 tried.add(request)
                 yield request
-
-    def _may_go(self, request: R, queue: _Queue[R]) -> bool:
-        """Whether it is the first of its queue, or does not keep the first waiting."""
-        if request.adapter is None or queue.waiting.is_first(request):
-            return True
-        return self._engine.now_ns + self._expected_ns(request) <= self._free_ns()
+                room = self._spare_tokens() if limited is None else queue.quota - queue.used
 
     def _spare_tokens(self) -> float:
         """What empty queues leave of their quotas, less what is borrowed already."""
@@ -181,13 +186,10 @@ class WeightedSize(Generic[R]):
             self._slot_free_ns = min(ends_ns.values(), default=inf)
         return self._slot_free_ns
 
-    def _expected_ns(self, request: R) -> int:
-        return round(request.max_tokens * self._ns_per_token())
-
     def _ns_per_token(self) -> float:
         if self._finished_tokens:
-            return self._finished_ns / self._finished_tokens
-        return self._engine.costs.step_ns(self._engine.max_num_seqs, self._engine.max_loras)
+            return max(1.0, self._finished_ns / self._finished_tokens)
+        return max(1, self._engine.costs.step_ns(self._engine.max_num_seqs, self._engine.max_loras))
 
     def _arrival(self, request: R) -> Arrival:
         adapter = request.adapter
