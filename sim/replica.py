@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 
 from policies.admission import AdmissionPolicy, FcfsSkip, Priority
 from policies.eviction import EvictionPolicy, Lru
+from policies.prefetch import NoPrefetch
 from sim import profile
 from sim.adapters import AdapterTiers
 from sim.bounds import NoTiers, bounded_config, bounded_costs
@@ -116,9 +117,11 @@ class Replica:
 
     def _loader(self, env: simpy.Environment, view: LiveEngine) -> Loader | None:
         """Return the loader, if there is something to prefetch and it takes time."""
-        if not self._config.prefetch.get("_target_") or self._config.bound is not None:
+        if not self._config.prefetch or self._config.bound is not None:
             return None
         prefetch = policy(self._config.prefetch, "prefetch")
+        if isinstance(prefetch, NoPrefetch):
+            return None
         prefetch.bind(view)
         return Loader(env, self._config.loader, prefetch, view.tiers, self._load_ns, view.scheduler.in_use)
 
