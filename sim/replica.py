@@ -131,8 +131,8 @@ class Replica:
             return None
         if self._config.swap.mechanism != SLOTS:
             raise UserError(
-                f"prefetch={type(prefetch).__name__}: swap.mechanism={self._config.swap.mechanism} has no host "
-                "cache to fill; expected none"
+                f"prefetch={type(prefetch).__name__}: {self._config.swap.mechanism} has no host cache to "
+                "fill; expected none"
             )
         prefetch.bind(view)
         return Loader(env, self._config.loader, prefetch, view.tiers, self._load_ns, view.scheduler.in_use)
