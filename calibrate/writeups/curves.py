@@ -67,8 +67,8 @@ def svg(panels: Sequence[Panel]) -> bytes:
 def _paint(axes: Axes, panel: Panel) -> None:
     for number, curve in enumerate(panel.curves):
         x = [panel.zero if value == 0 and panel.zero else value for value in curve.x]
-        style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-        axes.plot(x, curve.y, linestyle="--" if curve.reported else "-", label=curve.label, **style)
+        (line,) = axes.plot(x, curve.y, linestyle="--" if curve.reported else "-", label=curve.label)
+        line.set(color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)])
     if panel.level is not None:
         axes.axhline(panel.level, color="#5a6270", linewidth=1)
     axes.set_xscale("log")

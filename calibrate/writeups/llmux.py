@@ -45,7 +45,10 @@ class Switch(NamedTuple):
 
 @dataclass(frozen=True)
 class Reported:
-    """The write-up's figures, of one mechanism. `switches` has a mapping per pair: from, to, COUNT, SECONDS."""
+    """The write-up's figures, of one mechanism. `switches` has a mapping per pair: from, to, COUNT, SECONDS.
+
+    `differences` says in words why ours differ, or that it is not explained.
+    """
 
     source: str
     mechanism: str
@@ -106,7 +109,9 @@ def measure(run: Run, settings: Settings) -> dict[str, Any]:
     requests = read_requests(run.path).to_pandas()
     expected = sum(settings.phases.values())
     if len(requests) != expected or not (requests["status"] == "completed").all():
-        raise UserError(f"{run.path}: expected {expected} completed requests, as many as llmux.phases adds up to")
+        raise UserError(
+            f"{run.path}: expected {expected} completed requests, as many as llmux.phases adds up to"
+        )
     switches = find_switches(read_adapters(run.path).to_pylist(), settings.adapter_names)
     phases, first = {}, 0
     for name, number in settings.phases.items():
@@ -149,7 +154,9 @@ def per_pair(switches: Sequence[Switch]) -> list[dict[str, Any]]:
     pairs = dict.fromkeys((switch.before, switch.after) for switch in switches)
     rows = []
     for before, after in pairs:
-        durations = [switch.duration_s for switch in switches if (switch.before, switch.after) == (before, after)]
+        durations = [
+            switch.duration_s for switch in switches if (switch.before, switch.after) == (before, after)
+        ]
         rows.append({"from": before, "to": after, COUNT: len(durations), SECONDS: float(np.sum(durations))})
     return rows
 
@@ -159,7 +166,8 @@ def aggregate(
 ) -> dict[str, float]:
     """Return the write-up's comparison of the two kinds of runs, of means over runs."""
     alone, mixed = (
-        float(np.mean([phases[name]["request_throughput"] for name in names])) for names in (single, intertwined)
+        float(np.mean([phases[name]["request_throughput"] for name in names]))
+        for names in (single, intertwined)
     )
     return {
         "single_throughput": alone,
@@ -214,4 +222,6 @@ def _totals_table(measured: Mapping[str, Any], reported: Reported | None) -> str
 
 
 def _cell(value: float | None, form: str) -> str:
-    return "-" if value is None else f"{value:{form}}"
+    if value is None:
+        return "-"
+    return f"{value:{form}}" if form == "d" else f"{round(value, int(form[1])) + 0.0:{form}}"
