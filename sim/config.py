@@ -1,7 +1,7 @@
 """The settings of a run, checked: frozen dataclasses built from the resolved Hydra configuration."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from sim.errors import UserError
@@ -62,6 +62,15 @@ class EngineConfig:
     def warm_slots(self) -> list[str]:
         """The names of ``initial_slots``."""
         return _names(self.initial_slots)
+
+    def for_adapters(self, num_adapters: int) -> Self:
+        """Return the settings for a workload of so many adapters: a warm start has no others."""
+        numbers: dict[str, Any] = {
+            name: min(value, num_adapters)
+            for name in ("initial_host_cache", "initial_slots")
+            if isinstance(value := getattr(self, name), int)
+        }
+        return replace(self, **numbers)
 
     def __post_init__(self) -> None:
         positive = ("max_loras", "max_cpu_loras", "max_num_seqs", "max_num_batched_tokens", "max_model_len")
@@ -351,6 +360,7 @@ class RunConfig(EnginesConfig):
         sections["workload"] = WorkloadConfig.from_mapping(
             as_mapping(sections.get("workload"), "workload"), "workload"
         )
+        sections["engine"] = sections["engine"].for_adapters(sections["workload"].num_adapters)
         return build(cls, sections, "")
 
     def __post_init__(self) -> None:

@@ -71,25 +71,29 @@ class BreakEvenCallback(Callback):
             raise UserError(
                 f"swap: no job with {missing[0]}; break_even needs it (~hydra.callbacks.break_even: without)"
             )
-        points, source = self._points(jobs)
+        points, notes = self._points(jobs)
         rows = [asdict(point) | {"ratio": point.ratio} for point in points]
         write_csv(rows, sweep_dir / CSV_FILE)
         write_atomically(sweep_dir / PLOT_FILE, plot(points))
-        print(f"\n{in_words(points, source)}\n\n{sweep_dir / CSV_FILE}\n{sweep_dir / PLOT_FILE}")
+        print("", in_words(points), *notes, "", sweep_dir / CSV_FILE, sweep_dir / PLOT_FILE, sep="\n")
 
-    def _points(self, jobs: Mapping[str, Mapping[str, Any]]) -> tuple[list[Point], str]:
-        points, source = [], ""
+    def _points(self, jobs: Mapping[str, Mapping[str, Any]]) -> tuple[list[Point], list[str]]:
+        """Return the points, and what they rest on."""
+        points: list[Point] = []
+        notes: dict[str, None] = {}
         total = len(self.mixes) * (1 + len(self.switch_s))
         with tqdm(total=total, unit="run", desc="break-even", leave=False, file=sys.stderr) as bar:
             for mix in self.mixes:
                 slots = simulate(self._slots(jobs["slots"], mix)).summary
-                source = profile_source(slots)
+                notes[f"* profile: {profile_source(slots)}"] = None
                 bar.update()
                 for cost in self.switch_s:
                     turns = simulate(self._turns(jobs[_TURNS], mix, cost)).summary
                     bar.update()
                     points.append(_point(mix["title"], cost, turns, slots))
-        return points, source
+                    left = [*slots["profile"]["outside_range"], *turns["profile"]["outside_range"]]
+                    notes |= dict.fromkeys(f"* {text}" for text in left)
+        return points, list(notes)
 
     def _slots(self, job: Mapping[str, Any], mix: Mapping[str, Any]) -> dict[str, Any]:
         """Return the configuration of a run in which each adapter has a slot."""
@@ -140,12 +144,9 @@ def by_mix(points: Sequence[Point]) -> Iterator[tuple[str, list[Point]]]:
         yield mix, [point for point in points if point.mix == mix]
 
 
-def in_words(points: Sequence[Point], source: str) -> str:
+def in_words(points: Sequence[Point]) -> str:
     """Return a line for each mix: up to which cost a time slice is worth it."""
-    lines = [
-        "--- When are time slices worth it? Output throughput against slots for both adapters ---",
-        f"profile: {source}",
-    ]
+    lines = ["--- When are time slices worth it? Output throughput against slots for both adapters ---"]
     for mix, of_mix in by_mix(points):
         found, last = break_even_s(of_mix), of_mix[-1]
         at_last = f"{last.ratio:.1%} of it at {last.switch_s:g} s"
