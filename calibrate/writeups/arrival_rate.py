@@ -1,4 +1,4 @@
-"""Which arrival rate to measure at: a table of rates, a verdict on each, and the highest that is acceptable."""
+"""Which arrival rate to measure at: a table of rates, a verdict on each, the highest that is acceptable."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
@@ -21,6 +22,8 @@ from sim.runs import Run, load_jobs
 
 PLOT_FILE = "arrival_rate.svg"
 MOST_ERRORS, MOST_TTFT_MS, MOST_SPREAD = 0.01, 10_000.0, 5.0
+LEAST_SERVED = 0.95
+"""Below it more arrives than is served. No rule of the write-up's: p99 and median grow together then."""
 OK, UNSTABLE, SLOW, TOO_HIGH = "OK", "UNSTABLE", "SLOW", "TOO HIGH"
 _WIDTHS = (8, 8, 8, 10, 10, 10, 12)
 _HEAD = ("Rate", "Success%", "Tokens", "TTFT Med", "TTFT P99", "Lat Med", "Status")
@@ -37,6 +40,10 @@ class Probe:
     ttft_median_ms: float | None
     ttft_p99_ms: float | None
     latency_median_ms: float | None
+    arrived_rate: float | None = None
+    """Requests/s from the first arrival to the last, a draw around `arrival_rate`."""
+    served_rate: float | None = None
+    """Requests/s from the first arrival to the last answer; None: not known."""
 
     @property
     def status(self) -> str:
@@ -50,6 +57,13 @@ class Probe:
         if self.ttft_p99_ms > MOST_TTFT_MS:
             return SLOW
         return UNSTABLE if self.ttft_p99_ms > MOST_SPREAD * self.ttft_median_ms else OK
+
+    @property
+    def is_overload(self) -> bool:
+        """Whether more arrives than is served, so that the queue grows for as long as requests come."""
+        return self.served_rate is not None and self.served_rate < LEAST_SERVED * (
+            self.arrived_rate or self.arrival_rate
+        )
 
 
 @dataclass(frozen=True)
@@ -130,7 +144,16 @@ def probe(job: Run) -> Probe:
         _percentile(done["ttft_ms"], 50),
         _percentile(done["ttft_ms"], 99),
         _percentile(done["e2el_ms"], 50),
+        *_rates(requests),
     )
+
+
+def _rates(requests: pd.DataFrame) -> tuple[float | None, float | None]:
+    done = requests[requests["status"] == "completed"]
+    first_s, last_s = requests["arrival_s"].min(), requests["arrival_s"].max()
+    if done.empty or first_s == last_s:
+        return None, None
+    return len(requests) / (last_s - first_s), len(done) / (done["finish_s"].max() - first_s)
 
 
 def line(job: Run, regime: str) -> str:
@@ -158,6 +181,7 @@ def line(job: Run, regime: str) -> str:
         "error_rate": 1 - found.success_rate,
         "timeout_rate": float((requests["status"] == "aborted").mean()),
         "prompt_tokens_mean": found.prompt_tokens_mean,
+        "served_rate": found.served_rate,
     }
     for name, column in (("ttft", "ttft_ms"), ("latency", "e2el_ms")):
         for key, level in (("median", 50), ("p90", 90), ("p99", 99)):
@@ -177,13 +201,27 @@ def table(probes: Sequence[Probe], regime: str, where: str, shown: Sequence[str]
         cells = (f"{found.arrival_rate:.1f}", f"{found.success_rate:.1%}", f"{found.prompt_tokens_mean:.0f}")
         times = (_ms(value) for value in (found.ttft_median_ms, found.ttft_p99_ms, found.latency_median_ms))
         rows.append(_line((*cells, *times, status)))
-    acceptable = [found.arrival_rate for found in probes if found.status == OK]
-    highest = f"{max(acceptable):g} requests/s" if acceptable else "none of these"
     dashes = "-+-".join("-" * width for width in _WIDTHS)
     title = f"COMPARATIVE SUMMARY ({regime} prompts; {where})"
-    return "\n".join(
-        [_RULE, title, _RULE, _line(_HEAD), dashes, *rows, _RULE, f"Highest rate that is OK: {highest}"]
-    )
+    return "\n".join([_RULE, title, _RULE, _line(_HEAD), dashes, *rows, _RULE, *verdict(probes)])
+
+
+def verdict(probes: Sequence[Probe]) -> list[str]:
+    """Return the highest rate that is OK, and which of those that are OK are so for want of a rule."""
+    acceptable = [found for found in probes if found.status == OK]
+    lines = [f"Highest rate that is OK: {_highest(acceptable)}"]
+    over = [found for found in acceptable if found.is_overload]
+    if over:
+        rates = ", ".join(f"{found.arrival_rate:g} ({found.served_rate:.1f} are served)" for found in over)
+        others = [found for found in acceptable if not found.is_overload]
+        lines.append(
+            f"OK by the rules, though more arrives than is served: {rates}. Without: {_highest(others)}"
+        )
+    return lines
+
+
+def _highest(probes: Sequence[Probe]) -> str:
+    return f"{max(found.arrival_rate for found in probes):g} requests/s" if probes else "none of these"
 
 
 def panels(probes: Mapping[tuple[str, int], Sequence[Probe]], reported: Reported) -> list[Panel]:

@@ -80,7 +80,7 @@ def _paint(axes: Axes, panel: Panel) -> None:
     if panel.log_y:
         axes.set_yscale("log")
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
     if panel.x_from_high:
         axes.invert_xaxis()
     axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
