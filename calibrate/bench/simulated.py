@@ -15,7 +15,7 @@ from calibrate.bench.reported import Reported, reported_table
 from calibrate.bench.tables import comparison_table
 from sim.errors import UserError
 from sim.results import read_requests, read_summary
-from sim.runs import load_jobs
+from sim.rows import take_rows
 
 NAME = "simulated"
 _STATUSES = {"running": UNFINISHED, "waiting": UNFINISHED}
@@ -35,7 +35,9 @@ class ComparisonCallback(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the files and print the table. Raises UserError for jobs that are no such pair."""
         sweep_dir = Path(config.hydra.sweep.dir)
-        baseline, multi = pair([job.path for job in load_jobs(sweep_dir)])
+        # What the jobs, in processes of their own, have put there.
+        rows = take_rows(sweep_dir, {}).values()
+        baseline, multi = pair([sweep_dir / row.cells["path"] for row in rows])
         measured = measure(baseline), measure(multi)
         gains = improvements(*measured)
         print(f"\n{comparison_table(*measured, gains)}")

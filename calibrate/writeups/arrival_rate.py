@@ -52,7 +52,9 @@ class Probe:
         TOO HIGH: over 1 % errors and time-outs. SLOW: a p99 TTFT over 10 s. UNSTABLE: a p99 of over five
         times the median.
         """
-        if round(1 - self.success_rate, 9) > MOST_ERRORS or self.ttft_p99_ms is None or self.ttft_median_ms is None:
+        if self.ttft_p99_ms is None or self.ttft_median_ms is None:
+            return TOO_HIGH
+        if round(1 - self.success_rate, 9) > MOST_ERRORS:
             return TOO_HIGH
         if self.ttft_p99_ms > MOST_TTFT_MS:
             return SLOW
