@@ -1,7 +1,8 @@
 """Admission policies that no user would want, and that any difference between two engines would upset."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any, ClassVar
 
 from policies.admission import AdmissionView
 from policies.admission.protocol import R
@@ -141,3 +142,72 @@ class Silent(Waiting):
 
     def next_change_ns(self) -> int | None:
         return None
+
+
+class AnyVictim:
+    """Gives up any key that the step does not need, and writes down all that it is told."""
+
+    logs: ClassVar[list[list[Any]]] = []
+    """Of each instance, in order of birth."""
+
+    def __init__(self, seed: int) -> None:
+        self.log: list[Any] = []
+        self.logs.append(self.log)
+        self._rng, self._present = random.Random(seed), set[str]()
+
+    def bind(self, tier: Any) -> None:
+        self.tier = tier
+
+    def on_miss(self, key: str) -> None:
+        self.log.append(["miss", key])
+
+    def on_insert(self, key: str) -> None:
+        self.log.append(["insert", key])
+        self._present.add(key)
+
+    def on_access(self, key: str) -> None:
+        self.log.append(["access", key])
+
+    def on_repeat(self, keys: Collection[str], num_steps: int, last_ns: int) -> None:
+        raise AssertionError
+
+    def on_remove(self, key: str) -> None:
+        self.log.append(["remove", key])
+        self._present.remove(key)
+
+    def victim(self, needed: Collection[str]) -> str:
+        self.log.append(["victim", sorted(needed)])
+        return self._rng.choice(sorted(self._present - set(needed)))
+
+
+class BadVictim(AnyVictim):
+    """Fails, or gives up what it must not, once it has been asked often enough."""
+
+    def __init__(self, kind: str, after: int) -> None:
+        super().__init__(after)
+        self._kind, self._left = kind, after
+
+    def _is_due(self, kind: str) -> bool:
+        self._left -= kind == self._kind
+        return kind == self._kind and self._left <= 0
+
+    def on_access(self, key: str) -> None:
+        if self._is_due("on_access"):
+            raise RuntimeError("on_access")
+        self._last = key
+
+    def on_remove(self, key: str) -> None:
+        super().on_remove(key)
+        if self._is_due("on_remove"):
+            raise RuntimeError("on_remove")
+
+    def victim(self, needed: Collection[str]) -> str:
+        if self._is_due("victim"):
+            raise RuntimeError("victim")
+        if self._is_due("absent"):
+            return "nobody"
+        if self._is_due("used"):
+            return self._last
+        if self._is_due("nonsense"):
+            return ["a list"]  # type: ignore[return-value]
+        return super().victim(needed)

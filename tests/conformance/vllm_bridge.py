@@ -5,8 +5,14 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
+from calibrate.bridge.names import AdapterNames
+from calibrate.bridge.runtime import bridge
+from calibrate.bridge.session import Session
+from calibrate.bridge.settings import PolicySettings
 from sim.config import EngineConfig
-from tests.conformance.vllm_scheduler import TheirScheduler
+from tests.conformance.tiers import TiersCase
+from tests.conformance.vllm_scheduler import TheirScheduler, configured
+from tests.conformance.vllm_tiers import TheirTiers
 
 
 class BridgedScheduler(TheirScheduler):
@@ -21,9 +27,6 @@ class BridgedScheduler(TheirScheduler):
         settings: Mapping[str, Any] | None,
         v2_model_runner: bool = True,
     ) -> None:
-        from calibrate.bridge.runtime import bridge
-        from calibrate.bridge.settings import PolicySettings
-
         bridge().settings = None if settings is None else PolicySettings.from_mapping(settings)
         bridge().manager_made(SimpleNamespace(use=lambda session: None, close=lambda: None))
         super().__init__(config, vllm_config, v2_model_runner)
@@ -33,3 +36,33 @@ class BridgedScheduler(TheirScheduler):
         from calibrate.bridge import PolicyScheduler
 
         return PolicyScheduler
+
+
+class BridgedTiers(TheirTiers):
+    """PolicyWorkerLoRAManager and PolicyLoRAModelManager with the policies of `settings`."""
+
+    def __init__(self, case: TiersCase, vllm_config: Any, settings: Mapping[str, Any] | None) -> None:
+        super().__init__(case)
+        self.session: Session | None = None
+        if settings is not None:
+            engine = EngineConfig(
+                max_loras=case.max_loras, max_cpu_loras=case.max_cpu_loras, num_gpu_blocks=9
+            )
+            policies = PolicySettings.from_mapping(settings)
+            bridge().names = AdapterNames()
+            self.session = Session(policies, configured(vllm_config, engine), bridge().names, self.worker)
+        self.worker.use(self.session)
+        leave = self.models._registered_adapters.deactivate_fn
+        self.models._registered_adapters.deactivate_fn = lambda lora_id: (
+            self.events.append(["evict_host", self.names[lora_id], None]),
+            leave(lora_id),
+        )
+
+    @staticmethod
+    def worker_class() -> Any:
+        from calibrate.bridge.lora_managers import PolicyWorkerLoRAManager
+
+        class WithoutDisk(PolicyWorkerLoRAManager, TheirTiers.worker_class()):  # type: ignore[misc]
+            pass
+
+        return WithoutDisk
