@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from calibrate.bridge.adapter_file import TensorEntry
@@ -54,6 +55,7 @@ class AdapterLoader:
             if self._loading is not None:
                 self._free.append(self._loading)
             self._loading, self._partial = None, b""
+            self.close()
             self._process = self._start_process()
 
     def is_free(self) -> bool:
@@ -100,11 +102,11 @@ class AdapterLoader:
 
     def close(self) -> None:
         """End the process; what it was loading is lost."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
         self._process.kill()
         self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            with suppress(BrokenPipeError):  # What was written for a process that is gone.
+                stream.close()  # type: ignore[union-attr]
 
 
 def _from_line(line: bytes) -> Loaded:

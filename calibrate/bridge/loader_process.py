@@ -6,7 +6,9 @@ A line of JSON in, a line out. It ends with its standard input, and so with the 
 import json
 import os
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,18 @@ def answer(job: dict[str, Any], blocks: SharedBlocks, dtype: str, max_lora_rank:
     return reply | {"seconds": time.perf_counter() - start}
 
 
+def _import_torch() -> None:
+    """Which takes seconds, and is needed only for adapters that have to be converted or scaled."""
+    with suppress(ImportError):
+        import torch  # noqa: F401
+
+
 def main() -> None:
     """Serve until standard input ends. Arguments: fd, blocks, bytes of a block, dtype, max_lora_rank."""
     fd, num_blocks, block_bytes, dtype, max_lora_rank = sys.argv[1:]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.nice(5)  # The engine's thread comes first where processors are scarce.
+    threading.Thread(target=_import_torch, daemon=True).start()
     blocks = attached(int(fd), int(num_blocks), int(block_bytes))
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line), blocks, dtype, int(max_lora_rank))), flush=True)

@@ -211,3 +211,41 @@ class BadVictim(AnyVictim):
         if self._is_due("nonsense"):
             return ["a list"]  # type: ignore[return-value]
         return super().victim(needed)
+
+
+class InOrderOfArrival:
+    """A prefetch policy: whatever waits, the oldest first."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Any, None] = {}
+
+    def bind(self, engine: Any) -> None:
+        self.engine = engine
+
+    def on_arrival(self, request: Any) -> None:
+        self._waiting[request] = None
+
+    def on_departure(self, request: Any) -> None:
+        del self._waiting[request]
+
+    def wanted(self) -> Iterator[str]:
+        for request in self._waiting:
+            if request.adapter is not None:
+                yield request.adapter
+
+    def next_change_ns(self) -> int | None:
+        return None
+
+
+class FailsToWant(InOrderOfArrival):
+    """Fails when it is asked often enough."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self._left = after
+
+    def wanted(self) -> Iterator[str]:
+        self._left -= 1
+        if not self._left:
+            raise RuntimeError("wanted")
+        return super().wanted()
