@@ -16,7 +16,7 @@ def pinned(memory: Any) -> Any:
 
     if torch.cuda.is_available():
         error = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.numel(), 0)
-        if int(error) != 0:
+        if error.value != 0:
             logger.warning(
                 "cudaHostRegister of %d bytes: error %d; copies will be slower", memory.numel(), error
             )
