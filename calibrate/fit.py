@@ -218,7 +218,7 @@ def terms_section(fitted: Fitted) -> dict[str, Any]:
         term: {
             "value": rounded(value),
             "ci95": [rounded(low), rounded(high)],
-            "unit": f"ms for {TERMS[term][0]}",
+            "unit": f"ms for {TERMS[term].unit}",
         }
         for term, value, (low, high) in rows
         if value > 0

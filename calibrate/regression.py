@@ -15,7 +15,7 @@ REPLICATES = 200
 
 def design(steps: pd.DataFrame, terms: Sequence[str]) -> Floats:
     """Return the counts of each term in each step: an array of shape (steps, terms)."""
-    return np.column_stack([np.asarray(TERMS[term][1](steps), dtype=float) for term in terms])
+    return np.column_stack([np.asarray(TERMS[term].count(steps), dtype=float) for term in terms])
 
 
 def fit(counts: Floats, durations: Floats) -> Floats:

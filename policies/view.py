@@ -39,7 +39,7 @@ class RequestView(Hashable, Protocol):
 
 
 class Costs(Protocol):
-    """What things are expected to take, as the profile has it: means, where the engine draws from a spread."""
+    """What things are expected to take, as the profile has it: means where the engine draws."""
 
     def load_ns(self, adapter: str) -> int:
         """Time of one load from disk to the host cache."""

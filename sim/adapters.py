@@ -5,6 +5,7 @@ from hashlib import blake2b
 from heapq import heappop, heappush
 from typing import Literal, NamedTuple
 
+from policies.errors import PolicyError
 from policies.eviction import EvictionPolicy
 
 
@@ -40,8 +41,8 @@ class AdapterTiers:
         self.slots: dict[str, int] = {}
         """GPU slot of each active adapter."""
         self.host_cache: set[str] = set()
-        self._slots_policy = slots_policy
-        self._host_policy = host_policy
+        self.slots_policy = slots_policy
+        self.host_policy = host_policy
         self._free_slots = list(range(max_loras))
         self._seed = seed
         self._numbers: dict[str, int] = {}
@@ -63,24 +64,46 @@ class AdapterTiers:
         events: list[AdapterEvent] = []
         order = self._application_order(adapters)
         if self.slots.keys() >= set(order):
-            for policy in (self._host_policy, self._slots_policy):
+            for policy in (self.host_policy, self.slots_policy):
                 for adapter in order:
                     policy.on_access(adapter)
             return events
         for adapter in order:
             if adapter in self.host_cache:
-                self._host_policy.on_access(adapter)
+                self.host_policy.on_access(adapter)
             else:
                 self._load(adapter, adapters, events)
             if adapter in self.slots:
-                self._slots_policy.on_access(adapter)
+                self.slots_policy.on_access(adapter)
             else:
                 self._activate(adapter, adapters, events)
+        if not self.slots.keys() >= set(order):
+            name = getattr(self.slots_policy, "name", type(self.slots_policy).__name__)
+            raise PolicyError(
+                f"eviction policy {name}, or that of the host cache: gave up an adapter that was applied for "
+                "the same step already"
+            )
+        return events
+
+    def insert_host(self, adapter: str) -> list[AdapterEvent]:
+        """Bring an adapter to the host cache, where there is room; returns what happened."""
+        self.host_policy.on_miss(adapter)
+        self.host_cache.add(adapter)
+        self.host_policy.on_insert(adapter)
+        return [AdapterEvent("load", adapter)]
+
+    def evict_host(self, needed: Collection[str]) -> list[AdapterEvent]:
+        """Make room in the host cache, with nothing of `needed`. Raises PolicyError."""
+        victim = self.host_policy.victim(needed)
+        if victim in needed:
+            raise PolicyError(f"eviction policy of the host cache: gave up {victim}, which is in use")
+        events: list[AdapterEvent] = []
+        self._leave_host(victim, events)
         return events
 
     def repeat(self, adapters: Collection[str], num_steps: int, last_ns: int) -> None:
         """Apply the adapters of the last step, after which nothing is lacking, in further steps."""
-        for policy in (self._host_policy, self._slots_policy):
+        for policy in (self.host_policy, self.slots_policy):
             policy.on_repeat(adapters, num_steps, last_ns)
 
     def number(self, adapter: str) -> int:
@@ -102,27 +125,29 @@ class AdapterTiers:
 
     def _load(self, adapter: str, needed: Collection[str], events: list[AdapterEvent]) -> None:
         events.append(AdapterEvent("load", adapter))
-        self._host_policy.on_miss(adapter)
+        self.host_policy.on_miss(adapter)
         if len(self.host_cache) >= self.max_cpu_loras:
-            victim = self._host_policy.victim(needed)
-            self.host_cache.remove(victim)
-            self._host_policy.on_remove(victim)
-            events.append(AdapterEvent("evict_host", victim))
-            if victim in self.slots:
-                self._deactivate(victim, events)
+            self._leave_host(self.host_policy.victim(needed), events)
         self.host_cache.add(adapter)
-        self._host_policy.on_insert(adapter)
+        self.host_policy.on_insert(adapter)
+
+    def _leave_host(self, victim: str, events: list[AdapterEvent]) -> None:
+        self.host_cache.remove(victim)
+        self.host_policy.on_remove(victim)
+        events.append(AdapterEvent("evict_host", victim))
+        if victim in self.slots:
+            self._deactivate(victim, events)
 
     def _activate(self, adapter: str, needed: Collection[str], events: list[AdapterEvent]) -> None:
-        self._slots_policy.on_miss(adapter)
+        self.slots_policy.on_miss(adapter)
         if not self._free_slots:
-            self._deactivate(self._slots_policy.victim(needed), events)
+            self._deactivate(self.slots_policy.victim(needed), events)
         slot = self.slots[adapter] = heappop(self._free_slots)
-        self._slots_policy.on_insert(adapter)
+        self.slots_policy.on_insert(adapter)
         events.append(AdapterEvent("activate", adapter, slot))
 
     def _deactivate(self, adapter: str, events: list[AdapterEvent]) -> None:
         slot = self.slots.pop(adapter)
-        self._slots_policy.on_remove(adapter)
+        self.slots_policy.on_remove(adapter)
         heappush(self._free_slots, slot)
         events.append(AdapterEvent("evict_slot", adapter, slot))

@@ -163,10 +163,32 @@ class RecordConfig:
 
 
 @dataclass(frozen=True)
+class LoaderConfig:
+    """``loader``: what loading beside the engine's work costs, where there is a prefetch policy.
+
+    ``load_factor``: a load takes so many times as long as on the engine's own thread. ``host_factor``:
+    meanwhile so do the host's phases of every step that is launched, and the activations.
+    """
+
+    load_factor: float = 1.0
+    host_factor: float = 1.1
+
+    def __post_init__(self) -> None:
+        require_positive("loader", self, "load_factor", "host_factor")
+
+
+BOUNDS = ("throughput", "latency")
+"""See sim.bounds."""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything one simulation depends on.
 
-    ``profile``, ``admission``, ``eviction`` and ``routing`` stay mappings: sim.profile and Hydra read them.
+    ``profile`` and the policies stay mappings: sim.profile and Hydra read them. ``eviction`` is that of the
+    GPU slots, and of the host cache where ``host_eviction`` is null; a ``prefetch`` without ``_target_`` is
+    none. ``starvation_s``: no policy may let a request wait longer while there is room for it. ``bound``
+    simulates what no policy can beat, instead of an engine (sim.bounds).
     ``replicas`` engines, all alike, share the requests as ``routing`` says.
     ``warmup_s`` seconds at the start are left out of the metrics.
     """
@@ -181,6 +203,11 @@ class RunConfig:
     routing: Mapping[str, Any] = field(
         default_factory=lambda: {"_target_": "policies.routing.RoundRobin"},
     )
+    host_eviction: Mapping[str, Any] | None = None
+    prefetch: Mapping[str, Any] = field(default_factory=dict)
+    loader: LoaderConfig = LoaderConfig()
+    starvation_s: float = 600.0
+    bound: str | None = None
     replicas: int = 1
     seed: int = 0
     warmup_s: float = 0.0
@@ -190,6 +217,7 @@ class RunConfig:
         """Build from the resolved configuration; raises UserError that names the key."""
         sections = dict(values)
         readers: dict[str, Any] = {"engine": EngineConfig, "model": ModelConfig, "record": RecordConfig}
+        readers["loader"] = LoaderConfig
         for name, section in readers.items():
             sections[name] = build(section, as_mapping(sections.get(name, {}), name), name)
         sections["workload"] = WorkloadConfig.from_mapping(
@@ -202,9 +230,19 @@ class RunConfig:
             raise UserError(f"seed={self.seed}: must not be negative")
         if self.replicas < 1:
             raise UserError(f"replicas={self.replicas}: must be greater than 0")
+        if self.starvation_s <= 0:
+            raise UserError(f"starvation_s={self.starvation_s}: must be greater than 0")
+        if self.bound not in (None, *BOUNDS):
+            raise UserError(f"bound={self.bound!r}: expected one of {', '.join(BOUNDS)}, or null")
         self._check_warmup()
         self._check_lengths()
         self._check_rank()
+
+    @property
+    def duration_ns(self) -> int | None:
+        """When the run ends at the latest; None: when all is done."""
+        duration_s = self.workload.duration_s
+        return None if duration_s is None else round(duration_s * 1e9)
 
     @property
     def adapter_rank(self) -> int:

@@ -77,6 +77,18 @@ class StepCost(NamedTuple):
     only thing that changes then.
     """
 
+    def slowed(self, host_factor: float) -> "StepCost":
+        """Return the cost of the step where the host's phases take `host_factor` times as long."""
+        return StepCost(
+            round(self.schedule_ns * host_factor),
+            round(self.prepare_ns * host_factor),
+            round(self.remap_ns * host_factor),
+            round(self.launch_ns * host_factor),
+            self.gpu_fs,
+            round(self.update_ns * host_factor),
+            self.gpu_growth_fs,
+        )
+
 
 class CostModel(Protocol):
     """What the engine asks a profile."""
@@ -97,6 +109,14 @@ class CostModel(Protocol):
         """Host time of one activation of an adapter of `rank`, from the host cache to a GPU slot."""
         ...
 
+    def mean_load_ns(self, grows: bool, rank: int) -> int:
+        """Mean of what `load_ns` draws."""
+        ...
+
+    def mean_activate_ns(self, rank: int) -> int:
+        """Mean of what `activate_ns` draws."""
+        ...
+
 
 class ConstantCosts:
     """Every step lasts `step_ms` milliseconds on the GPU; swaps and all host work cost nothing."""
@@ -113,5 +133,13 @@ class ConstantCosts:
         return 0
 
     def activate_ns(self, rank: int) -> int:
+        """Return 0."""
+        return 0
+
+    def mean_load_ns(self, grows: bool, rank: int) -> int:
+        """Return 0."""
+        return 0
+
+    def mean_activate_ns(self, rank: int) -> int:
         """Return 0."""
         return 0

@@ -1,7 +1,7 @@
 """One vLLM engine (a replica) in SimPy, on two timelines: the engine's host thread and its GPU."""
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Protocol
@@ -15,10 +15,13 @@ from sim.costs import FS_PER_NS, CostModel, StepCost, StepShape
 from sim.cudagraph import CudaGraphs
 from sim.fast_forward import DecodeRun, plan_run
 from sim.fast_scheduler import FastScheduler
-from sim.request import Request
+from sim.loader import Loader
+from sim.request import Request, RequestStatus
 from sim.scheduler import Scheduler, StepPlan
 from sim.steps import GpuIdle, StepObserver, StepRecord
 
+SHORTEST_IDLE_NS = 1_000_000
+"""A policy that holds back all that waits is asked again after so long at the earliest."""
 ENGINES_PRIORITY = 2
 """Engines come after everything else of an instant, arrivals in particular; the first replica first."""
 
@@ -32,6 +35,10 @@ class Observer(StepObserver, Protocol):
 
     def on_preempt(self, request: Request, now_ns: int) -> None:
         """`request` lost its KV blocks and waits again."""
+        ...
+
+    def on_swaps(self, events: Sequence[AdapterEvent], now_ns: int) -> None:
+        """Adapters came to the host cache, or left it, beside the engine's work."""
         ...
 
     def on_finish(self, request: Request, now_ns: int) -> None:
@@ -77,6 +84,8 @@ class Engine:
     ranks: Mapping[str, int] = field(default_factory=dict)
     """Of the adapters whose rank is not `max_lora_rank`."""
     place: Place = field(default_factory=Place)
+    loader: Loader | None = None
+    """Loads adapters beside the engine's work; None: the host thread loads what a step lacks."""
     num_steps: int = field(default=0, init=False)
     _under_way: deque[StepRecord] = field(default_factory=deque, init=False)
     _run: DecodeRun | None = field(default=None, init=False)
@@ -92,12 +101,25 @@ class Engine:
     def __post_init__(self) -> None:
         self._most_host_entries = len(self.tiers.host_cache)
         self._priority = EventPriority(ENGINES_PRIORITY + self.place.rank)
+        if self.loader is not None:
+            self.loader.on_ready, self.loader.on_change = self._take_all, self._interrupt
+            self.loader.on_events = lambda events: self.observer.on_swaps(events, self._now_ns)
         self._max_under_way = 2 if self.config.async_scheduling else 1
         self._sleep_until(self._now_ns, self._schedule_and_launch)
 
     def submit(self, request: Request) -> None:
         """Take in a request that arrives now."""
-        self._interrupt()
+        if self.loader is None or not self.loader.arrive(request):
+            self._take(request)
+
+    def _take_all(self, requests: list[Request]) -> None:
+        for request in requests:
+            self._take(request)
+
+    def _take(self, request: Request) -> None:
+        """Hand a request to the scheduler. A run of steps goes on where it makes no difference to them."""
+        if self._run is None or self.scheduler.concerns(request):
+            self._interrupt()
         self.scheduler.add_request(request)
 
     def abort(self, request: Request) -> None:
@@ -106,10 +128,15 @@ class Engine:
         Known before the next schedule, and before the results of a step under way, as
         vllm/v1/engine/core.py does (`_process_aborts_queue`): what that step yields for it is dropped.
         """
-        if not request.is_finished:
+        if request.is_finished:
+            return
+        request.abort_ns = self._now_ns
+        waits = request.status is not RequestStatus.RUNNING
+        if self.loader is not None and waits and self.loader.abort(request):
+            request.status = RequestStatus.FINISHED_ABORTED
+        else:
             self._interrupt()
             self.scheduler.abort(request)
-            request.abort_ns = self._now_ns
 
     def settle(self) -> None:
         """Bring everything up to date when the simulation has stopped."""
@@ -165,8 +192,21 @@ class Engine:
                     return self._wait_for_results()
                 self._update(under_way.popleft())
             elif not plan.preempted:
-                self._idle_since_ns, self._alarm = now_ns, None
-                return None
+                return self._idle()
+
+    def _idle(self) -> None:
+        """Wait for a request, or for the policy to let one go that waits."""
+        self._idle_since_ns, self._alarm = self._now_ns, None
+        admission = self.scheduler.admission
+        change_ns = admission.next_change_ns() if len(admission) else None
+        if change_ns is not None:
+            self._sleep_until(max(change_ns, self._now_ns + SHORTEST_IDLE_NS), self._end_idle)
+
+    def _end_idle(self) -> None:
+        assert self._idle_since_ns is not None
+        self._no_work_ns += self._now_ns - self._idle_since_ns
+        self._idle_since_ns = None
+        self._schedule_and_launch()
 
     def _results_known_ns(self) -> int:
         """When the host thread has taken over the results of the oldest step under way."""
@@ -233,6 +273,11 @@ class Engine:
         for request in plan.admitted:
             if request.scheduled_ns is None:
                 request.scheduled_ns = self._now_ns
+        if self.loader is not None:
+            for request in plan.preempted:
+                self.loader.requeue(request)
+            for request in plan.admitted:
+                self.loader.depart(request)
         return plan
 
     def _launch(self, plan: StepPlan) -> StepRecord:
@@ -240,6 +285,8 @@ class Engine:
         now_ns, gpu_free_ns = self._now_ns, self._gpu_free_ns
         shape = self._shape(plan)
         cost = self.costs.step(shape)
+        if self.loader is not None and self.loader.is_busy:
+            cost = cost.slowed(self.loader.config.host_factor)
         adapters = self._prepare_adapters(plan, now_ns + cost.schedule_ns)
         launch_ns = self._inputs_ready_ns(plan, adapters.end_ns, cost)
         launch_end_ns = launch_ns + cost.launch_ns
@@ -286,7 +333,7 @@ class Engine:
                 phase.load_ns += phase.end_ns - begin_ns
                 phase.idle_load_ns += max(0, phase.end_ns - max(begin_ns, self._gpu_free_ns))
             elif kind == "activate":
-                phase.end_ns += self.costs.activate_ns(self._rank(adapter))
+                phase.end_ns += self._activate_ns(adapter)
                 phase.activate_ns += phase.end_ns - begin_ns
                 phase.idle_activate_ns += max(0, phase.end_ns - max(begin_ns, self._gpu_free_ns))
             elif kind == "evict_host":
@@ -301,6 +348,12 @@ class Engine:
             return []
         self._applied = in_order
         return self.tiers.apply(in_order)
+
+    def _activate_ns(self, adapter: str) -> int:
+        duration_ns = self.costs.activate_ns(self._rank(adapter))
+        if self.loader is not None and self.loader.is_busy:
+            return round(duration_ns * self.loader.config.host_factor)
+        return duration_ns
 
     def _rank(self, adapter: str) -> int:
         return self.ranks.get(adapter, self.config.max_lora_rank)
@@ -339,7 +392,7 @@ class Engine:
             kv_tokens=plan.kv_tokens,
             num_adapters=num_adapters,
             num_lora_tokens=plan.num_lora_tokens,
-            num_waiting=len(self.scheduler.admission),
+            num_waiting=plan.num_waiting,
             host_cache_entries=len(self.tiers.host_cache),
             max_loras=self.config.max_loras,
             max_lora_rank=self.config.max_lora_rank,
@@ -354,6 +407,8 @@ class Engine:
         for request in finished:
             request.finish_ns = request.last_token_ns = now_ns
             self.observer.on_finish(request, now_ns)
+        if finished and self.loader is not None and self.loader.num_held:
+            self.loader.look()
 
     def _note_tokens(self, plan: StepPlan, now_ns: int) -> None:
         """Write down when requests got their tokens, of those that are not in the group of the plan."""

@@ -63,6 +63,10 @@ class FastScheduler(Scheduler):
         plan.tick = self.lockstep.ticks
         self.lockstep.tick()
 
+    def num_output_tokens(self, request: Request) -> int:
+        """Tokens of `request` that are known."""
+        return request.num_output_tokens + self.lockstep.num_tokens(request)
+
     def num_same_steps(self) -> int:
         """Steps that will follow just as the last one, if nothing arrives, is aborted or admitted."""
         *older, newest = self.in_flight

@@ -99,6 +99,11 @@ class Lockstep:
         self.kv.cache_blocks(request, num_known_tokens)
         self._group = None
 
+    def num_tokens(self, request: Request) -> int:
+        """Tokens that have become known of `request` since it joined; 0 of one that is no member."""
+        member = self.members.get(request)
+        return 0 if member is None else max(self.known - member.joined, 0)
+
     def clear(self) -> None:
         """Let all members go."""
         for request in list(self.members):
@@ -107,8 +112,6 @@ class Lockstep:
 
     def blocks_needed(self, num_ticks: int = 1) -> int:
         """KV blocks that the members need in the next ticks together."""
-        if num_ticks == 1:
-            return self._residues[self.ticks % self.kv.block_size]
         if num_ticks == 1:
             return self._residues[self.ticks % self.kv.block_size]
         rounds, rest = divmod(num_ticks, self.kv.block_size)

@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from operator import mul
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from sim.costs import FS_PER_NS, ConstantCosts, CostModel, StepCost, StepShape
 from sim.errors import UserError
 from sim.fields import as_mapping, build
 from sim.memory import MemoryProfile
-from sim.terms import TERMS
+from sim.terms import TERMS, sums
 from sim.workload.streams import stream
 
 GRAPHS = ("full", "piecewise", "none")
@@ -90,14 +89,17 @@ class FittedCosts:
         host_scale = _cost(scales, "steps", "host_scale")
         of_host = [_fs_per_unit(host, name, "host", host_scale) for name in HOST_QUANTITIES]
         schedule, prepare, remap, update = of_host
-        self._quantities: dict[str, _Quantities] = {}
+        self._sums: dict[str, tuple[Callable[[StepShape], tuple[int, ...]], int]] = {}
+        """For each graph mode: the phases' durations in fs in the order of `StepCost`, and by how much the
+        GPU's grows with a token of a request's context."""
         for graph in GRAPHS:
             section, where = _section(steps, graph, "steps"), f"steps.{graph}"
             scaled = zip(GPU_QUANTITIES, (1.0, host_scale), strict=True)
             gpu, launch = (_fs_per_unit(section, name, where, scale) for name, scale in scaled)
             if "kv_tokens" in launch:
                 raise UserError(f"profile.{where}.launch_ms.kv_tokens: {ONLY_GPU}")
-            self._quantities[graph] = _Quantities((schedule, prepare, remap, launch, gpu, update))
+            of_phases = sums((schedule, prepare, remap, launch, gpu, update))
+            self._sums[graph] = of_phases, gpu.get("kv_tokens", 0)
         for name, terms in zip(HOST_QUANTITIES, of_host, strict=True):
             if "kv_tokens" in terms:
                 raise UserError(f"profile.host.{name}.kv_tokens: {ONLY_GPU}")
@@ -106,17 +108,17 @@ class FittedCosts:
             for name, factor in SWAPS.items()
         }
         self._ranges = {key: ranges[key] for key in RANGED if key in ranges}
-        self._seen: dict[str, tuple[float, float]] = {}
+        self._expected = dict(self._ranges)
+        """The measured ranges, widened by what steps took outside of them."""
 
     def step(self, shape: StepShape) -> StepCost:
         """Sum up the terms; the host's rounded to ns."""
-        for key in self._ranges:
+        for key, (low, high) in self._expected.items():
             value = getattr(shape, key)
-            low, high = self._seen.get(key, (value, value))
-            if not low < value < high:
-                self._seen[key] = min(low, value), max(high, value)
-        quantities = self._quantities[shape.graph]
-        schedule, prepare, remap, launch, gpu_fs, update = quantities.sums_fs(shape)
+            if not low <= value <= high:
+                self._expected[key] = min(low, value), max(high, value)
+        sums_fs, gpu_growth_fs = self._sums[shape.graph]
+        schedule, prepare, remap, launch, gpu_fs, update = sums_fs(shape)
         return StepCost(
             (schedule + HALF_NS) // FS_PER_NS,
             (prepare + HALF_NS) // FS_PER_NS,
@@ -124,7 +126,7 @@ class FittedCosts:
             (launch + HALF_NS) // FS_PER_NS,
             gpu_fs,
             (update + HALF_NS) // FS_PER_NS,
-            quantities.gpu_growth_fs * shape.num_reqs,
+            gpu_growth_fs * shape.num_reqs,
         )
 
     def load_ns(self, grows: bool, rank: int) -> int:
@@ -135,9 +137,17 @@ class FittedCosts:
         """Draw the duration of an activation."""
         return self._swaps["activate"].draw_ns(rank)
 
+    def mean_load_ns(self, grows: bool, rank: int) -> int:
+        """Mean duration of a load."""
+        return self._swaps["load_growing" if grows else "load_recycled"].mean_ns(rank)
+
+    def mean_activate_ns(self, rank: int) -> int:
+        """Mean duration of an activation."""
+        return self._swaps["activate"].mean_ns(rank)
+
     def outside_range(self) -> list[str]:
         """Return one sentence for each count that steps took outside the measured range."""
-        return [text for key, seen in self._seen.items() for text in _outside(self._ranges, key, *seen)]
+        return [text for key, seen in self._expected.items() for text in _outside(self._ranges, key, *seen)]
 
 
 class _Swap:
@@ -152,10 +162,16 @@ class _Swap:
         if not isinstance(spread, list) or len(spread) < 2:
             raise UserError(f"profile.{where}.spread: expected a list of at least two quantiles")
         self._spread = [_not_negative(value, f"profile.{where}.spread") for value in spread]
+        self._mean_factor = float(np.mean(np.convolve(self._spread, (0.5, 0.5), "valid")))
         self._rng = stream(seed, where)
         self._factors: list[float] = []
 
+    def mean_ns(self, rank: int) -> int:
+        """The mean, with the spread's own."""
+        return round(self._unit_ns * (self._constant_ms + self._rank_ms * rank) * self._mean_factor)
+
     def draw_ns(self, rank: int) -> int:
+        """One of them."""
         if not self._factors:
             levels = np.linspace(0, 1, len(self._spread))
             self._factors = np.interp(self._rng.random(DRAWS), levels, self._spread).tolist()
@@ -170,22 +186,6 @@ def _constant(settings: Mapping[str, Any]) -> ConstantCosts:
     if step_ms <= 0:
         raise UserError(f"profile.step_ms={step_ms:g}: must be greater than 0")
     return ConstantCosts(step_ms)
-
-
-class _Quantities:
-    """The durations of a step's phases in the order of `StepCost`, as whole fs, so that sums are exact."""
-
-    def __init__(self, fs_per_unit: Sequence[Mapping[str, int]]) -> None:
-        terms = list(dict.fromkeys(term for quantity in fs_per_unit for term in quantity))
-        self._counts = [TERMS[term][1] for term in terms]
-        self._rows = [tuple(quantity.get(term, 0) for term in terms) for quantity in fs_per_unit]
-        self.gpu_growth_fs = fs_per_unit[StepCost._fields.index("gpu_fs")].get("kv_tokens", 0)
-        """Of each request, by which a decoding one's context grows."""
-
-    def sums_fs(self, shape: StepShape) -> list[int]:
-        """Sum up the terms of each quantity."""
-        counts = [count(shape) for count in self._counts]
-        return [sum(map(mul, row, counts)) for row in self._rows]
 
 
 def _fs_per_unit(settings: Mapping[str, Any], name: str, where: str, scale: float) -> dict[str, int]:

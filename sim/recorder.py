@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from sim.adapters import AdapterEvent
 from sim.columns import table
 from sim.fast_forward import DecodeRun
 from sim.gaps import TokenGaps
@@ -127,6 +128,11 @@ class Recorder:
     def on_preempt(self, request: Request, now_ns: int) -> None:
         """Count a preemption."""
         self.num_preemptions += now_ns >= self.start_ns
+
+    def on_swaps(self, events: Sequence[AdapterEvent], now_ns: int) -> None:
+        """Count loads and evictions beside the engine's work."""
+        if now_ns >= self.start_ns:
+            self.adapter_events.update(event.kind for event in events)
 
     def on_tokens(self, plan: StepPlan, now_ns: int) -> None:
         """Count a step's tokens and the gaps since each request's token before."""

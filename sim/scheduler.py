@@ -1,5 +1,6 @@
 """vLLM's V1 scheduler: from the state, the next step's plan. It knows nothing of time."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -42,6 +43,9 @@ class StepPlan:
     kv_tokens: int = 0
     """Sum over decoding requests of their context after the step."""
     num_lora_tokens: int = 0
+    num_waiting: int = 0
+    """Requests that were looked at in vain. Where the batch was full, or one did not fit in the KV cache, the
+    search ended there, and those behind were not looked at."""
 
     @property
     def num_scheduled_tokens(self) -> dict[Request, int]:
@@ -65,6 +69,7 @@ class StepPlan:
             max_query_len=self.max_query_len,
             kv_tokens=kv_tokens,
             num_lora_tokens=self.num_lora_tokens,
+            num_waiting=self.num_waiting,
         )
 
     def settle(self) -> None:
@@ -92,11 +97,32 @@ class Scheduler:
         self.kv = kv
         self.admission = admission
         self.running: list[Request] = []
+        self.waiting_loras: Counter[str | None] = Counter()
+        self.running_loras: Counter[str | None] = Counter()
+        """How many requests of each adapter wait and run."""
+        self._blocked: Request | None = None
+        """The waiting request at which the last search ended, because it did not fit in the KV cache."""
         self._victim = VICTIMS[config.scheduling_policy]
 
     def add_request(self, request: Request) -> None:
         """Take in a request that has just arrived."""
+        self.waiting_loras[request.adapter] += 1
         self.admission.add(request)
+
+    def in_use(self) -> set[str]:
+        """The adapters of all requests that run or wait."""
+        used = {*(+self.running_loras), *(+self.waiting_loras)}
+        return {adapter for adapter in used if adapter is not None}
+
+    def num_output_tokens(self, request: Request) -> int:
+        """Tokens of `request` that are known."""
+        return request.num_output_tokens
+
+    def concerns(self, request: Request) -> bool:
+        """Whether the arrival of `request` might make a step unlike the last one."""
+        if len(self.running) >= self.config.max_num_seqs:
+            return False
+        return self._blocked is None or not len(self.admission) or self.admission.overtakes(request)
 
     def has_requests(self) -> bool:
         """Whether any request is running or waiting."""
@@ -157,6 +183,8 @@ class Scheduler:
         self.kv.free(victim)
         victim.num_computed_tokens = 0
         victim.num_preemptions += 1
+        self.running_loras[victim.adapter] -= 1
+        self.waiting_loras[victim.adapter] += 1
         self.admission.requeue(victim)
         plan.preempted.append(victim)
         return victim
@@ -172,6 +200,7 @@ class Scheduler:
         """Admit waiting requests in the order that the admission policy gives."""
         config, kv, running = self.config, self.kv, self.running
         threshold = config.long_prefill_token_threshold
+        self._blocked = None
         if len(running) >= config.max_num_seqs:
             return
         view = AdmissionView(config.max_loras, plan.adapters)
@@ -187,8 +216,11 @@ class Scheduler:
             if not kv.allocate_slots(
                 request, num_new_tokens, computed_blocks, config.scheduler_reserve_full_isl
             ):
-                break
+                self._blocked = request
+                return
             self.admission.admit(request)
+            self.waiting_loras[request.adapter] -= 1
+            self.running_loras[request.adapter] += 1
             request.status = RequestStatus.RUNNING
             request.num_computed_tokens = num_computed_tokens
             running.append(request)
@@ -198,7 +230,8 @@ class Scheduler:
             if request.adapter is not None:
                 plan.adapters[request.adapter] = None
             if token_budget == 0 or len(running) >= config.max_num_seqs:
-                break
+                return
+        plan.num_waiting = len(self.admission)
 
     def _update_after_schedule(self, plan: StepPlan) -> None:
         """Count the scheduled tokens as computed, so that the next step can be planned; sum up the shape."""
@@ -273,8 +306,11 @@ class Scheduler:
         running = request.status is RequestStatus.RUNNING
         request.status = status
         if running:
+            self.running_loras[request.adapter] -= 1
             self.kv.free(request)
+            self.admission.on_finish(request)
         else:
+            self.waiting_loras[request.adapter] -= 1
             self.admission.remove(request)
 
 

@@ -6,23 +6,17 @@ from typing import Any
 
 import pyarrow as pa
 import simpy
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 
-from sim import profile, results
-from sim.adapters import AdapterTiers
+from policies.errors import PolicyError
+from sim import results
 from sim.client import Client
 from sim.config import EngineConfig, RunConfig
-from sim.cudagraph import CudaGraphs
-from sim.engine import Engine, Place, Turn
+from sim.engine import Place, Turn
 from sim.errors import UserError
-from sim.fast_scheduler import make_scheduler
-from sim.kv_blocks import KVBlockPool
-from sim.memory import check_host_memory, num_gpu_blocks
+from sim.future import WorkloadFuture
 from sim.metrics import NS_PER_S
-from sim.prefix_cache import PrefixCachingBlockPool
-from sim.recorder import Recorder, StepLog
-from sim.replicas import Router, replica_seed
+from sim.replica import Replica, Shared, policy
+from sim.replicas import Router
 from sim.results import Result
 from sim.serve_command import vllm_serve_command
 from sim.summary import requests_table, summarise, with_replica
@@ -47,11 +41,11 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
     client = Client(env, config.workload, config.engine, arriving)
     ranks = _ranks(arriving, config.engine)
     turn = Turn()
-    replicas = [
-        _Replica(env, config, client, ranks, Place(number, turn)) for number in range(config.replicas)
-    ]
-    client.start(Router([replica.engine for replica in replicas], _policy(config.routing, "routing")))
-    end_ns = _play(env, config, client, arriving)
+    future = WorkloadFuture(config.workload, config.seed, lambda: len(client.requests))
+    shared = Shared(env, config, ranks, future, client.on_finished)
+    replicas = [Replica(shared, Place(number, turn)) for number in range(config.replicas)]
+    client.start(Router([replica.engine for replica in replicas], policy(config.routing, "routing")))
+    end_ns = _play(env, config, client, arriving, replicas)
     for replica in replicas:
         replica.engine.settle()
     summary = {
@@ -75,28 +69,13 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
     return Result(summary, requests_table(client, config.replicas), _steps_table(replicas))
 
 
-class _Replica:
-    """One engine with all that belongs to it."""
-
-    def __init__(
-        self, env: simpy.Environment, config: RunConfig, client: Client, ranks: dict[str, int], place: Place
-    ) -> None:
-        self.place = place
-        engine, model, seed = config.engine, config.model, replica_seed(config.seed, place.rank)
-        self.profile = profile.load(config.profile, engine, model, set(ranks.values()), seed)
-        check_host_memory(engine, model, self.profile.memory, ranks.values())
-        self.kv_blocks = num_gpu_blocks(engine, model, self.profile.memory)
-        self.recorder = _recorder(config, client)
-        self.engine = _engine(env, config, self, ranks, seed)
-
-
 def _ranks(arriving: Traffic, engine: EngineConfig) -> dict[str, int]:
     """Rank of every adapter that can be served."""
     ranks = {name: engine.max_lora_rank if rank is None else rank for name, rank in arriving.ranks.items()}
     return {name: rank for name, rank in ranks.items() if rank <= engine.max_lora_rank}
 
 
-def _steps_table(replicas: Sequence[_Replica]) -> pa.Table | None:
+def _steps_table(replicas: Sequence[Replica]) -> pa.Table | None:
     logs = [replica.recorder.step_log for replica in replicas]
     tables = [log.table() for log in logs if log is not None]
     if len(tables) > 1:
@@ -104,41 +83,20 @@ def _steps_table(replicas: Sequence[_Replica]) -> pa.Table | None:
     return pa.concat_tables(tables) if tables else None
 
 
-def _recorder(config: RunConfig, client: Client) -> Recorder:
-    return Recorder(
-        start_ns=round(config.warmup_s * NS_PER_S),
-        end_ns=_duration_ns(config),
-        on_finished=client.on_finished,
-        step_log=StepLog() if config.record.steps else None,
-    )
-
-
-def _engine(
-    env: simpy.Environment, config: RunConfig, replica: _Replica, ranks: Mapping[str, int], seed: int
-) -> Engine:
-    engine = config.engine
-    pool_class = PrefixCachingBlockPool if engine.enable_prefix_caching else KVBlockPool
-    kv = pool_class(replica.kv_blocks, engine.block_size)
-    scheduler = make_scheduler(engine, kv, _policy(config.admission, "admission"))
-    slots_policy, host_policy = (_policy(config.eviction, "eviction") for _ in range(2))
-    tiers = AdapterTiers(engine.max_loras, engine.host_cache_entries, slots_policy, host_policy, seed)
-    tiers.fill(engine.initial_host_cache, engine.initial_slots)
-    costs, recorder = replica.profile.costs, replica.recorder
-    return Engine(env, engine, scheduler, tiers, CudaGraphs(engine), costs, recorder, ranks, replica.place)
-
-
-def _policy(settings: Mapping[str, Any], group: str) -> Any:
-    """Make a new policy object of the class that ``_target_`` names."""
-    try:
-        return instantiate(settings)
-    except InstantiationException as error:
-        raise UserError(f"{group}: {' '.join(str(error).split())}") from error
-
-
-def _play(env: simpy.Environment, config: RunConfig, client: Client, arriving: Traffic) -> int:
+def _play(
+    env: simpy.Environment,
+    config: RunConfig,
+    client: Client,
+    arriving: Traffic,
+    replicas: Sequence[Replica],
+) -> int:
     """Let the run happen and return its end in ns: ``duration_s``, or earlier when all is done."""
-    duration_ns = _duration_ns(config)
-    env.run(duration_ns)
+    duration_ns = config.duration_ns
+    try:
+        env.run(duration_ns)
+    except PolicyError as error:
+        steps = ", ".join(str(replica.engine.num_steps) for replica in replicas)
+        raise UserError(f"{error} (step {steps}, {env.now / NS_PER_S:.6f} s)") from error
     all_done = len(client.requests) == arriving.num_requests and client.num_in_flight == 0
     end_ns = duration_ns
     if end_ns is None or all_done:
@@ -147,8 +105,3 @@ def _play(env: simpy.Environment, config: RunConfig, client: Client, arriving: T
     if end_ns < config.warmup_s * NS_PER_S:
         raise UserError(f"warmup_s={config.warmup_s}: the run was over after {end_ns / NS_PER_S} s")
     return end_ns
-
-
-def _duration_ns(config: RunConfig) -> int | None:
-    duration_s = config.workload.duration_s
-    return None if duration_s is None else round(duration_s * NS_PER_S)

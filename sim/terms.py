@@ -1,11 +1,15 @@
 """The terms that a step's cost is a sum of: each a count that follows from the step's shape.
 
-The same functions serve the fit, on columns of measured steps, and the simulator, on one step. A term either
+Each is written down once, as an expression of a step's counts (`sim.costs.StepShape`). The fit evaluates it
+on columns of measured steps, and the simulator, many expressions in one function, on one step. A term either
 stays the same while a batch decodes on, or grows by the same amount with each step (`kv_tokens`), so that k
 steps of an unchanged batch add up in closed form.
 """
 
-from collections.abc import Callable, Mapping
+import ast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 TILE_TOKENS = 64
@@ -13,61 +17,76 @@ TILE_TOKENS = 64
 BLOCK_TOKENS = 16
 """Rows that one program of vLLM's LoRA kernels takes (vllm/lora/ops/triton_ops), all of one adapter."""
 
-
-def _lora(step: Any) -> Any:
-    return step.num_adapters > 0
-
-
-def _blocks(step: Any) -> Any:
-    """Blocks of a step whose tokens are dealt out evenly to its adapters."""
-    adapters = step.num_adapters
-    rows = BLOCK_TOKENS * (adapters + (adapters == 0))
-    return -(-step.num_lora_tokens // rows) * adapters
+LORA = "(num_adapters > 0)"
+TILES = f"-(-num_padded_tokens // {TILE_TOKENS})"
+BLOCKS = f"-(-num_lora_tokens // ({BLOCK_TOKENS} * (num_adapters + (num_adapters == 0)))) * num_adapters"
+"""Blocks of a step whose tokens are dealt out evenly to its adapters."""
 
 
-TERMS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
-    "constant": ("a step", lambda step: step.num_reqs > 0),
-    "reqs": ("a request", lambda step: step.num_reqs),
-    "tokens": ("a token", lambda step: step.num_tokens),
-    "padded_tokens": ("a token, padding included", lambda step: step.num_padded_tokens),
-    "padded_tiles": (
-        f"{TILE_TOKENS} tokens, padding included",
-        lambda step: -(-step.num_padded_tokens // TILE_TOKENS),
-    ),
-    "prefill_reqs": ("a request in prefill", lambda step: step.num_prefill_reqs),
-    "attention_work": ("a token of prefill times a token it attends to", lambda step: step.attention_work),
-    "kv_tokens": ("a token of context of a decoding request", lambda step: step.kv_tokens),
-    "waiting": ("a waiting request", lambda step: step.num_waiting),
-    "lora": ("a step with any adapter", lambda step: _lora(step) * 1),
-    "lora_padded_tokens": (
-        "a token, padding included, with any adapter",
-        lambda step: _lora(step) * step.num_padded_tokens,
-    ),
-    "lora_rank_tokens": (
+@dataclass(frozen=True)
+class Term:
+    """One term of a cost."""
+
+    unit: str
+    """What one of it is."""
+    expression: str
+    """How many of it a step has, in the names of `StepShape`."""
+
+    @cached_property
+    def count(self) -> Callable[[Any], Any]:
+        """The function that evaluates the expression for a step, or for a table of steps."""
+        return _function([self.expression], "return 1 * ({})")
+
+
+TERMS: Mapping[str, Term] = {
+    "constant": Term("a step", "(num_reqs > 0)"),
+    "reqs": Term("a request", "num_reqs"),
+    "tokens": Term("a token", "num_tokens"),
+    "padded_tokens": Term("a token, padding included", "num_padded_tokens"),
+    "padded_tiles": Term(f"{TILE_TOKENS} tokens, padding included", TILES),
+    "prefill_reqs": Term("a request in prefill", "num_prefill_reqs"),
+    "attention_work": Term("a token of prefill times a token it attends to", "attention_work"),
+    "kv_tokens": Term("a token of context of a decoding request", "kv_tokens"),
+    "waiting": Term("a waiting request", "num_waiting"),
+    "lora": Term("a step with any adapter", LORA),
+    "lora_padded_tokens": Term("a token, padding included, with any adapter", f"{LORA} * num_padded_tokens"),
+    "lora_rank_tokens": Term(
         "a token, padding included, times max_lora_rank, with any adapter",
-        lambda step: _lora(step) * step.num_padded_tokens * step.max_lora_rank,
+        f"{LORA} * num_padded_tokens * max_lora_rank",
     ),
-    "adapters": ("a distinct adapter", lambda step: step.num_adapters),
-    "adapters_rank": (
-        "a distinct adapter times max_lora_rank",
-        lambda step: step.num_adapters * step.max_lora_rank,
+    "adapters": Term("a distinct adapter", "num_adapters"),
+    "adapters_rank": Term("a distinct adapter times max_lora_rank", "num_adapters * max_lora_rank"),
+    "adapter_blocks": Term(f"{BLOCK_TOKENS} tokens of one adapter, its tokens rounded up", BLOCKS),
+    "slots": Term("a slot, with any adapter", f"{LORA} * max_loras"),
+    "slots_tokens": Term(
+        "a slot times a token, padding included, with any adapter", f"{LORA} * max_loras * num_padded_tokens"
     ),
-    "adapter_blocks": (
-        f"{BLOCK_TOKENS} tokens of one adapter, its tokens rounded up",
-        _blocks,
-    ),
-    "slots": ("a slot, with any adapter", lambda step: _lora(step) * step.max_loras),
-    "slots_tokens": (
-        "a slot times a token, padding included, with any adapter",
-        lambda step: _lora(step) * step.max_loras * step.num_padded_tokens,
-    ),
-    "slots_rank": (
-        "a slot times max_lora_rank, with any adapter",
-        lambda step: _lora(step) * step.max_loras * step.max_lora_rank,
-    ),
-    "cache_entries_adapters": (
-        "an entry of the host cache times a distinct adapter",
-        lambda step: step.host_cache_entries * step.num_adapters,
+    "slots_rank": Term("a slot times max_lora_rank, with any adapter", f"{LORA} * max_loras * max_lora_rank"),
+    "cache_entries_adapters": Term(
+        "an entry of the host cache times a distinct adapter", "host_cache_entries * num_adapters"
     ),
 }
-"""Name -> (what one of it is, how many of it a step has)."""
+
+
+def sums(of_terms: Sequence[Mapping[str, int]]) -> Callable[[Any], tuple[int, ...]]:
+    """Return the function that, for a step, evaluates several sums: coefficient times term, in each.
+
+    One compiled function, because the simulator calls it for every step.
+    """
+    expressions = []
+    for coefficients in of_terms:
+        products = [f"{value} * ({TERMS[term].expression})" for term, value in coefficients.items() if value]
+        expressions.append(" + ".join(products) or "0")
+    return _function(expressions, "return ({},)")
+
+
+def _function(expressions: Iterable[str], result: str) -> Callable[[Any], Any]:
+    """Return the function of a step that evaluates `expressions`, each name in them read once."""
+    joined = ", ".join(expressions)
+    names = {node.id for node in ast.walk(ast.parse(f"({joined},)")) if isinstance(node, ast.Name)}
+    lines = [f"    {name} = step.{name}" for name in sorted(names)]
+    source = "\n".join(["def function(step):", *lines, f"    {result.format(joined)}"])
+    namespace: dict[str, Any] = {}
+    exec(source, namespace)
+    function: Callable[[Any], Any] = namespace["function"]
+    return function

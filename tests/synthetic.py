@@ -48,7 +48,7 @@ SWAPS = {"load_growing": (20.0, 4.0), "load_recycled": (10.0, 1.0), "activate": 
 
 def total(costs: Costs, step: Any) -> float:
     """Sum of costs of a step, in ms."""
-    return float(sum(value * TERMS[term][1](step) for term, value in costs.items()))
+    return float(sum(value * TERMS[term].count(step) for term, value in costs.items()))
 
 
 def decode_cells(max_loras: int) -> Iterator[dict[str, Any]]:

@@ -109,7 +109,7 @@ def answer(config: EngineConfig, drawn: Any, costs: Any) -> tuple[Answer, int]:
     ]
     scheduler, tiers = log.engine.scheduler, log.engine.tiers
     state = (scheduler.kv.num_used_blocks, len(scheduler.admission), tiers.slots, log.engine.num_steps)
-    lru = [list(policy._order) for policy in (tiers._slots_policy, tiers._host_policy)]  # type: ignore[attr-defined]
+    lru = [list(policy._order) for policy in (tiers.slots_policy, tiers.host_policy)]  # type: ignore[attr-defined]
     return (events, steps, fields, state, lru), log.num_at_once
 
 

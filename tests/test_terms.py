@@ -52,19 +52,19 @@ OF_LORA = ("lora", "adapter", "slots")
 
 @pytest.mark.parametrize("name", TERMS)
 def test_count_by_hand(name: str) -> None:
-    assert TERMS[name][1](MIXED) == COUNTS[name]
+    assert TERMS[name].count(MIXED) == COUNTS[name]
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_without_adapters_only_the_base_model_costs(name: str) -> None:
     of_lora = name.startswith(OF_LORA) or name.endswith("adapters")
-    assert TERMS[name][1](BARE) == (0 if of_lora else TERMS[name][1](MIXED))
+    assert TERMS[name].count(BARE) == (0 if of_lora else TERMS[name].count(MIXED))
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_a_table_of_steps_has_the_counts_of_each_step(name: str) -> None:
     shapes = [MIXED, BARE, replace(MIXED, num_padded_tokens=64), replace(MIXED, num_padded_tokens=65)]
-    count = TERMS[name][1]
+    count = TERMS[name].count
     column = count(pd.DataFrame([asdict(shape) for shape in shapes]))
     np.testing.assert_array_equal(np.asarray(column, dtype=float), [float(count(shape)) for shape in shapes])
 
@@ -73,5 +73,5 @@ def test_a_table_of_steps_has_the_counts_of_each_step(name: str) -> None:
 def test_a_batch_that_decodes_on_grows_by_the_same_amount_each_step(name: str) -> None:
     """So that k steps have a closed form."""
     shapes = [replace(MIXED, kv_tokens=1024 + 8 * step) for step in range(6)]
-    counts = [float(TERMS[name][1](shape)) for shape in shapes]
+    counts = [float(TERMS[name].count(shape)) for shape in shapes]
     assert len(set(np.diff(counts))) == 1

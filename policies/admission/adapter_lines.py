@@ -38,6 +38,10 @@ class AdapterLines(ABC, Generic[R]):
     def requeue(self, request: R) -> None:
         """Take back a request that was preempted."""
 
+    def overtakes(self, request: R) -> bool:
+        """It might, for all that is known here."""
+        return True
+
     def remove(self, request: R) -> None:
         """Forget a waiting request. Raises KeyError if it is not waiting."""
         del self._entries[request]

@@ -33,6 +33,10 @@ class FcfsSkip(AdapterLines[R]):
         self._insert(request, self._next_arrival)
         self._next_arrival += 1
 
+    def overtakes(self, request: R) -> bool:
+        """Never: it goes to the end."""
+        return False
+
     def requeue(self, request: R) -> None:
         """Prepend to `waiting`, behind everything in `skipped_waiting`."""
         while self._requeued and self._requeued[-1] < self._boundary:

@@ -43,6 +43,10 @@ class AdmissionPolicy(Protocol[R]):
         """Take back a request that was preempted."""
         ...
 
+    def overtakes(self, request: R) -> bool:
+        """Whether `request`, which arrives now, might be tried before one that waits already."""
+        ...
+
     def remove(self, request: R) -> None:
         """Forget a waiting request. Raises KeyError if it is not waiting."""
         ...

@@ -1,0 +1,78 @@
+"""What no policy can beat: engines to which adapters cost less than they do.
+
+`throughput`: loads and activations are free, a step costs as if all its LoRA tokens were of one adapter, and
+may hold any number of adapters. `latency`: only loads and activations are free.
+"""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from sim.adapters import AdapterEvent, AdapterTiers
+from sim.config import EngineConfig
+from sim.costs import CostModel, StepCost, StepShape
+
+
+class FreeSwaps:
+    """A cost model whose loads and activations take no time."""
+
+    def __init__(self, costs: CostModel) -> None:
+        self._costs = costs
+
+    def step(self, shape: StepShape) -> StepCost:
+        """As it is."""
+        return self._costs.step(shape)
+
+    def load_ns(self, grows: bool, rank: int) -> int:
+        """Return 0."""
+        return 0
+
+    def activate_ns(self, rank: int) -> int:
+        """Return 0."""
+        return 0
+
+    def mean_load_ns(self, grows: bool, rank: int) -> int:
+        """Return 0."""
+        return 0
+
+    def mean_activate_ns(self, rank: int) -> int:
+        """Return 0."""
+        return 0
+
+
+class OneAdapter(FreeSwaps):
+    """A cost model to which a step's adapters, and the queue behind them, are one and none."""
+
+    def step(self, shape: StepShape) -> StepCost:
+        """What the step costs with one adapter, alone in the host cache, in one slot."""
+        num_adapters = min(1, shape.num_adapters)
+        return self._costs.step(
+            replace(
+                shape, num_adapters=num_adapters, num_waiting=0, host_cache_entries=num_adapters, max_loras=1
+            )
+        )
+
+
+class NoTiers(AdapterTiers):
+    """Every adapter is where it is needed."""
+
+    def apply(self, adapters: Collection[str]) -> list[AdapterEvent]:
+        """Nothing happens."""
+        return []
+
+    def repeat(self, adapters: Collection[str], num_steps: int, last_ns: int) -> None:
+        """Nothing happens."""
+
+
+def bounded_costs(bound: str | None, costs: CostModel) -> CostModel:
+    """Return the cost model of a bound, or `costs` itself."""
+    if bound is None:
+        return costs
+    return OneAdapter(costs) if bound == "throughput" else FreeSwaps(costs)
+
+
+def bounded_config(bound: str | None, config: EngineConfig, num_adapters: int) -> EngineConfig:
+    """Return the settings for a bound's scheduler: to that of the throughput, slots are no limit."""
+    if bound != "throughput":
+        return config
+    slots = max(config.max_loras, num_adapters)
+    return replace(config, max_loras=slots, max_cpu_loras=max(config.host_cache_entries, slots))

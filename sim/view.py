@@ -1,0 +1,112 @@
+"""What policies see of a simulated engine."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Protocol
+
+from simpy import Environment
+
+from policies.view import Costs, RequestView
+from sim.adapters import AdapterTiers
+from sim.config import EngineConfig
+from sim.scheduler import Scheduler
+
+
+class Future(Protocol):
+    """Who knows what will arrive."""
+
+    def next_arrival_ns(self, adapter: str, now_ns: int) -> float:
+        """When the next request for `adapter` arrives after `now_ns`; infinity: never."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LiveEngine:
+    """`policies.view.EngineView` of a simulated engine: nothing here is a copy."""
+
+    env: Environment
+    config: EngineConfig
+    scheduler: Scheduler
+    tiers: AdapterTiers
+    costs: Costs
+    future: Future
+
+    @property
+    def max_loras(self) -> int:
+        """GPU slots."""
+        return self.config.max_loras
+
+    @property
+    def max_cpu_loras(self) -> int:
+        """Entries of the host cache."""
+        return self.config.host_cache_entries
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Most running requests."""
+        return self.config.max_num_seqs
+
+    @property
+    def max_num_batched_tokens(self) -> int:
+        """Most tokens of a step."""
+        return self.config.max_num_batched_tokens
+
+    @property
+    def now_ns(self) -> int:
+        """The simulated clock."""
+        return int(self.env.now)
+
+    @property
+    def slots(self) -> Collection[str]:
+        """The adapters in GPU slots."""
+        return self.tiers.slots.keys()
+
+    @property
+    def host_cache(self) -> Collection[str]:
+        """The adapters in the host cache."""
+        return self.tiers.host_cache
+
+    @property
+    def running(self) -> Collection[RequestView]:
+        """The running requests, in vLLM's order."""
+        return self.scheduler.running
+
+    def num_running(self, adapter: str) -> int:
+        """Running requests that ask for `adapter`."""
+        return self.scheduler.running_loras.get(adapter, 0)
+
+    def num_waiting(self, adapter: str) -> int:
+        """Waiting requests that ask for `adapter`."""
+        return self.scheduler.waiting_loras.get(adapter, 0)
+
+    def num_output_tokens(self, request: RequestView) -> int:
+        """Tokens that `request` has generated, as far as results are known."""
+        return self.scheduler.num_output_tokens(request)  # type: ignore[arg-type]
+
+    def next_arrival_ns(self, adapter: str) -> float:
+        """When the next request for `adapter` will arrive."""
+        return self.future.next_arrival_ns(adapter, self.now_ns)
+
+
+class LiveTier:
+    """`policies.eviction.TierView` of one tier of a simulated engine."""
+
+    def __init__(self, engine: LiveEngine, capacity: int, is_host_cache: bool) -> None:
+        self.capacity = capacity
+        self._engine = engine
+        self.cost_ns = engine.costs.load_ns if is_host_cache else engine.costs.activate_ns
+        """Expected time to bring a key back into the tier."""
+        self.size_bytes = engine.costs.size_bytes
+        self.num_waiting = engine.num_waiting
+
+    @property
+    def now_ns(self) -> int:
+        """The simulated clock."""
+        return self._engine.now_ns
+
+    def next_use_ns(self, key: str) -> float:
+        """Now, where somebody runs or waits; else when the next request for `key` will arrive."""
+        engine = self._engine
+        if engine.num_running(key) or engine.num_waiting(key):
+            return engine.now_ns
+        return engine.next_arrival_ns(key)
