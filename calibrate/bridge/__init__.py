@@ -30,32 +30,38 @@ status 500 and a text of its own. `/v1/load_lora_adapter` raises as in vLLM.
 
 Not the same as plain vLLM, even with its own order and LRU: a request that waits for a grammar or for more
 input joins the line when it is ready, where vLLM tries it before those that came earlier. Refused with an
-error: tensor and pipeline parallelism, KV connectors, speculative decoding; with `prefetch`, mixture of experts.
+error: tensor and pipeline parallelism, KV connectors, speculative decoding; with `prefetch`, mixture of
+experts.
 
-For a first session on a GPU, in this order (everything else is tested without one, tests/conformance):
+For a first session on a GPU, in this order (all else is tested without one, tests/conformance):
 
 1. `VllmEngine(bridged=True)` starts: the mixin uses `PolicyWorkerLoRAManager`, dummy adapters of the warm-up
    leave both caches, CUDA graphs are captured as before, torch.compile's cache is hit by every policy.
-2. `set_policy(None)` against an engine that is not bridged, then `set_policy({})` (`fcfs_skip`, `lru`) against
-   `set_policy(None)`, same seed: same step plans, throughput and host times within the run-to-run spread.
-3. Greedy outputs with `{}`, with another admission policy and with `prefetch`: equal token for token to plain
-   vLLM's, as far as plain vLLM is equal to itself.
-4. With `prefetch`: no warning about cudaHostRegister; `tensor.is_pinned()` of a view of `AdoptedBlocks.memory`
-   (else `LoRAModel.from_lora_tensors` and `_create_merged_loras_inplace` copy each tensor, and the loads are
-   slow but right); a block comes free after `copies_done`; memory of the process is `max_cpu_loras` + 2 blocks.
-5. Time of `PolicyWorkerLoRAManager.adopt` on the engine's thread (expected: a few ms, 448 views), of
-   `activate_adapter` out of a block against out of vLLM's own pinned tensors, of `Loaded.seconds`; steps while
+2. `set_policy(None)` against an engine that is not bridged, then `set_policy({})` (`fcfs_skip`, `lru`)
+   against `set_policy(None)`, same seed: same step plans, and throughput and host times within the
+   run-to-run spread.
+3. Greedy outputs with `{}`, with another admission policy and with `prefetch`: equal token for token to
+   plain vLLM's, as far as plain vLLM is equal to itself.
+4. With `prefetch`: no warning about cudaHostRegister; `is_pinned()` of a view of `AdoptedBlocks.memory` (else
+   `LoRAModel.from_lora_tensors` and `_create_merged_loras_inplace` copy each tensor: right, but slow); a
+   block comes free after `copies_done`; page-locked memory is `max_cpu_loras` + 2 blocks.
+5. Time of `PolicyWorkerLoRAManager.adopt` on the engine's thread (expected: a few ms, 448 views); of
+   `activate_adapter` out of a block against out of vLLM's own pinned tensors; `Loaded.seconds`; steps while
    the loader works against steps while it does not.
 6. A missing, a cut off and a too large adapter among good ones, through `vllm serve`.
 
-Faster swaps, prepared and not yet done: a block is the data of the adapter's file, so (a) `activate_adapter`
-can send it with one copy to a staging buffer on the GPU and deal it out there with `torch._foreach_copy_`, or
-call that once with all views, which runs without the GIL: instead of 2 x 448 small calls (`reset_lora`, which
-is needed only where the slot's last rank was greater, and `copy_`); (b) the views and the packed LoRALayerWeights
-of a block can be kept for the next adapter of the same header, so that `adopt` is a table look-up; (c) without
-prefetch, `_load_adapter` can call `read_weights.read_adapter` on the engine's own thread, 10 ms from the page
-cache, for policies that want no loader; (d) `LRUCacheWorkerLoRAManager.add_adapter` copies the list of the
-whole host cache for each adapter of a step: look it up in `_registered_adapters` instead.
+Faster swaps, prepared and not yet done. A block is the data of the adapter's file in one piece, so:
+
+a. `activate_adapter` can send it with one copy to a staging buffer on the GPU and deal it out there with
+   `torch._foreach_copy_`, or call that once with all views, which runs without the GIL; instead of 448 calls
+   of `copy_`, and as many that set a slot to zero (`reset_lora`), which is needed only where the slot's last
+   rank was greater.
+b. The views and the packed LoRALayerWeights of a block can be kept for the next adapter with the same header,
+   so that `adopt` is a look-up.
+c. Without prefetch, `_load_adapter` can call `read_weights.read_adapter` on the engine's own thread: one read
+   from the page cache, and no parsing, converting and pinning of 448 tensors one by one.
+d. `LRUCacheWorkerLoRAManager.add_adapter` copies the list of the whole host cache for each adapter of a step,
+   where a look-up in `_registered_adapters` would do.
 """
 
 from typing import Any

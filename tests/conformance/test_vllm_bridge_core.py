@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from calibrate.adapters import write_adapter
-from calibrate.bridge.plugin import install
+from calibrate.bridge.plugin import install, register
 from calibrate.bridge.runtime import bridge
 from calibrate.bridge.settings import PolicySettings
 from sim.config import EngineConfig
+from sim.errors import UserError
 from tests.conformance.vllm_core import SHAPE, MadeUpCore, lora_request, make_manager, slot_tensors
 from tests.conformance.vllm_scheduler import base_config, configured
 
@@ -77,7 +78,16 @@ def start(vllm_config: Any, settings: Any, bridged: bool = True) -> MadeUpCore:
     return MadeUpCore(vllm_config, ENGINE, bridged)
 
 
-BAD = ("missing", "cut_off", "garbage", "config", "rank", "modules", "shape")
+BAD = {
+    "missing": "LoRAAdapterNotFoundError",
+    "cut_off": "SafetensorError",
+    "garbage": "SafetensorError",
+    "config": "JSONDecodeError",
+    "rank": "ValueError",
+    "modules": "ValueError",
+    "shape": "RuntimeError",
+}
+"""What may be wrong with an adapter, and what plain vLLM raises for it."""
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -88,8 +98,9 @@ def test_plain_vllm_dies_of_a_bad_adapter(
     core = start(vllm_config, {}, bridged=False)
     core.add("good", lora_request("a1", 1, adapters / "a1"))
     core.add("bad", lora_request("bad", 9, tmp_path / "bad"))
-    with pytest.raises(Exception):  # noqa: B017 - whatever it is, it leaves EngineCore's loop.
+    with pytest.raises(Exception) as raised:  # Out of EngineCore's loop.
         core.drain()
+    assert raised.type.__name__ == BAD[kind]
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -156,6 +167,38 @@ def test_an_adapter_that_is_loaded_by_hand_fails_as_in_vllm(vllm_config: Any, tm
     core = start(vllm_config, {})
     with pytest.raises(Exception, match="gone"):
         core.core.add_lora(lora_request("gone", 9, tmp_path / "gone"))
+
+
+def test_the_plugin_puts_the_bridge_where_vllm_looks(
+    vllm_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "policy.yaml").write_text("admission: {_target_: policies.admission.FcfsSkip}")
+    monkeypatch.setenv("LORASIM_POLICY", str(tmp_path / "policy.yaml"))
+    register()
+    core = MadeUpCore(vllm_config, ENGINE, bridged=True)
+    assert type(core.worker.lora_manager).__name__ == "PolicyWorkerLoRAManager"
+    assert type(core.core.scheduler.waiting).__name__ == "PolicyQueue"
+
+
+def test_another_vllm_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import vllm  # noqa: PLC0415
+
+    monkeypatch.setattr(vllm, "__version__", "0.26.0")
+    with pytest.raises(UserError, match=r"knows vLLM 0\.25\.1, and this is 0\.26\.0"):
+        install()
+
+
+def test_policies_do_not_change_under_requests(vllm_config: Any) -> None:
+    core = start(vllm_config, {})
+    core.add("r", None)
+    with pytest.raises(UserError, match="1 requests wait or run"):
+        bridge().set_policy(None)
+    core.drain()
+    with pytest.raises(UserError, match="eviction"):
+        bridge().set_policy(PolicySettings.from_mapping({"eviction": {"_target_": "policies.nothing"}}))
+    core.add("r", None)
+    core.drain()
+    assert core.num_tokens["r"] == 8, "bad settings leave everything as it is"
 
 
 def test_policies_change_between_runs_of_one_engine(vllm_config: Any, adapters: Path) -> None:
