@@ -4,15 +4,12 @@ from collections.abc import Callable, Collection, Iterator
 
 from calibrate.bridge.live_request import LiveRequest
 from policies.admission import AdmissionPolicy, AdmissionView
+from policies.errors import PolicyError
 from policies.eviction import EvictionPolicy, TierView
 from policies.view import EngineView
 
 Report = Callable[[str, BaseException], None]
 """Told once of each policy that fails: what it is for, and how it failed."""
-
-
-class PolicyError(Exception):
-    """A policy answered what it must not."""
 
 
 class GuardedAdmission:
@@ -47,6 +44,10 @@ class GuardedAdmission:
         self._try(lambda: self._policy.requeue(request))
         self._waiting[request] = True
 
+    def overtakes(self, request: LiveRequest) -> bool:
+        """Whether `request`, which arrives now, might be tried before one that waits already."""
+        return self._policy.overtakes(request)
+
     def remove(self, request: LiveRequest) -> None:
         """Forget a waiting request."""
         self._try(lambda: self._policy.remove(request))
@@ -64,21 +65,21 @@ class GuardedAdmission:
     def candidates(self, view: AdmissionView) -> Iterator[LiveRequest]:
         """Yield the requests to try; the caller admits one, or passes over it, before it asks on."""
         policy: AdmissionPolicy[LiveRequest] | None = None
-        passed_over: set[LiveRequest] = set()
+        offered: set[LiveRequest] = set()
         while True:
             try:
                 if policy is not self._policy:
                     policy, offers = self._policy, iter(self._policy.candidates(view))
+                    offered = set()
                 request = next(offers)
-                self._check(request, passed_over)
+                self._check(request, offered)
             except StopIteration:
                 return
             except Exception as error:
                 self._fall_back(error)
                 continue
-            num_waiting = len(self._waiting)
+            offered.add(request)
             yield request
-            passed_over = passed_over | {request} if len(self._waiting) == num_waiting else set()
 
     def check_stuck(self) -> None:
         """Nothing runs, and of those that wait nobody was offered: that may not last for ever."""
@@ -95,11 +96,11 @@ class GuardedAdmission:
         """When other candidates might be offered, though no request came or went."""
         return self._policy.next_change_ns()
 
-    def _check(self, request: LiveRequest, passed_over: Collection[LiveRequest]) -> None:
+    def _check(self, request: LiveRequest, offered: Collection[LiveRequest]) -> None:
         if request not in self._waiting:
             raise PolicyError(f"it offers {request!r}, which does not wait")
-        if request in passed_over:
-            raise PolicyError(f"it offers {request!r} again, which the scheduler has passed over")
+        if request in offered:
+            raise PolicyError(f"it offers {request!r} twice in a step")
 
     def _try(self, call: Callable[[], None]) -> None:
         try:

@@ -12,17 +12,23 @@ from sim.config import EngineConfig
 
 
 class LiveEngine:
-    """A `policies.view.EngineView`, kept up to date by the waiting queue and by the adapter tiers."""
+    """A `policies.view.EngineView`, kept up to date by the waiting queue and by the adapter tiers.
+
+    `make_costs` is given the host cache.
+    """
 
     def __init__(
-        self, config: EngineConfig, costs: Costs, clock: Callable[[], int] = time.monotonic_ns
+        self,
+        config: EngineConfig,
+        make_costs: Callable[[Collection[str]], Costs],
+        clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.config = config
         self.slots: OrderedDict[str, None] = OrderedDict()
         """The adapters in GPU slots, the one used longest ago first."""
         self.host_cache: OrderedDict[str, None] = OrderedDict()
         """The adapters in the host cache, the one used longest ago first."""
-        self._costs = costs
+        self._costs = make_costs(self.host_cache)
         self._clock = clock
         self._running: dict[LiveRequest, None] = {}
         self._num_running: Counter[str | None] = Counter()
@@ -79,9 +85,9 @@ class LiveEngine:
         """Return infinity: an engine does not know."""
         return math.inf
 
-    def is_running(self, adapter: str) -> bool:
-        """Whether any running request asks for `adapter`."""
-        return self._num_running[adapter] > 0
+    def is_in_use(self, adapter: str) -> bool:
+        """Whether any request that runs or waits asks for `adapter`."""
+        return self._num_running[adapter] > 0 or self._num_waiting[adapter] > 0
 
     def on_wait(self, request: LiveRequest) -> None:
         """`request` waits now: it has arrived, or was preempted."""

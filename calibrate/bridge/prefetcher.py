@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from calibrate.bridge.adapter_check import local_folder
-from calibrate.bridge.guard import PolicyError, Report
+from calibrate.bridge.guard import Report
 from calibrate.bridge.live_engine import LiveEngine
 from calibrate.bridge.live_request import LiveRequest
 from calibrate.bridge.loaded import Loaded, LoaderDied
 from calibrate.bridge.names import AdapterNames
 from calibrate.bridge.tier import LiveTier
 from calibrate.bridge.waiting_queue import PolicyQueue, WaitingObserver
+from policies.errors import PolicyError
 from policies.prefetch import PrefetchPolicy
 
 
@@ -77,17 +78,16 @@ class Owner(Protocol):
 class Prefetcher(WaitingObserver):
     """Follows `policies.prefetch`: the loader alone loads, and who waits for it is not offered for admission.
 
-    An adapter is taken over between two steps. To make room one leaves that neither runs nor was loaded for
-    somebody who still waits. Should the policy or the loader fail, loads are the engine's own again.
+    As in sim.loader, one for which nobody runs or waits leaves to make room when a load begins. What was
+    loaded is taken over between two steps. Should the policy or the loader fail, loads are the engine's own
+    again.
     """
 
     def __init__(self, policy: PrefetchPolicy, owner: Owner, cache: HostCache, report: Report) -> None:
         self._policy, self._owner, self._cache, self._report = policy, owner, cache, report
         self._engine, self._host = owner.engine, owner.host
         self._loader = cache.make_loader()
-        self._loading: str | None = None
         self._arrived: list[Loaded] = []
-        self._loaded_for: dict[str, set[LiveRequest]] = {}
         self._off = False
         self._guarded(lambda: policy.bind(self._engine))
 
@@ -96,7 +96,7 @@ class Prefetcher(WaitingObserver):
         self._queue = queue
         if not self._off:
             queue.observer = self
-            self._host.on_entered, self._host.on_left = queue.release, queue.hold
+            self._host.on_entered = queue.release
 
     def on_arrival(self, request: LiveRequest) -> None:
         """`request` waits now."""
@@ -104,11 +104,6 @@ class Prefetcher(WaitingObserver):
 
     def on_departure(self, request: LiveRequest) -> None:
         """`request` waits no longer."""
-        if request.adapter in self._loaded_for:
-            still_waiting = self._loaded_for[request.adapter]
-            still_waiting.discard(request)
-            if not still_waiting:
-                del self._loaded_for[request.adapter]
         self._guarded(lambda: self._policy.on_departure(request))
 
     def is_ready(self, adapter: str) -> bool:
@@ -124,30 +119,28 @@ class Prefetcher(WaitingObserver):
         try:
             self._arrived += self._loader.poll()
             self._take_over()
-            if self._loader.is_free() and not self._arrived and self._has_room():
+            if self._loader.is_free() and not self._arrived:
                 self._guarded(self._start_next)
         except LoaderDied as error:
             self._turn_off(error)
 
     def _take_over(self) -> None:
-        while self._arrived and (self._arrived[0].error is not None or self._make_room(self._arrived[0].key)):
+        while self._arrived and (self._arrived[0].error is not None or self._make_room()):
             loaded = self._arrived.pop(0)
-            self._loading = None
-            if loaded.error is not None:
-                self._owner.fail(loaded.key, loaded.error)
-                continue
-            waiting = set(self._queue.held(loaded.key))
-            try:
-                self._cache.adopt(self._owner.names.lora_request(loaded.key), loaded)
-            except Exception as error:  # Whatever vLLM raises about one adapter.
-                self._owner.fail(loaded.key, f"{type(error).__name__}: {error}")
-                continue
-            if waiting:
-                self._loaded_for[loaded.key] = waiting
+            problem = loaded.error
+            if problem is None:
+                try:
+                    if loaded.key not in self._host.present:
+                        self._host.on_miss(loaded.key)
+                    self._cache.adopt(self._owner.names.lora_request(loaded.key), loaded)
+                except Exception as error:  # Whatever vLLM raises about one adapter.
+                    problem = f"{type(error).__name__}: {error}"
+            if problem is not None:
+                self._owner.fail(loaded.key, problem)
 
     def _start_next(self) -> None:
         for key in self._policy.wanted():
-            if key in self._engine.host_cache or key == self._loading:
+            if key in self._host.present:
                 continue
             try:
                 lora_request = self._owner.names.lora_request(key)
@@ -157,29 +150,18 @@ class Prefetcher(WaitingObserver):
             if problem is not None:
                 self._owner.fail(key, problem)
             elif folder is not None:
-                self._loading = key
-                return self._loader.start(key, folder)
-        return None
+                if self._make_room():
+                    self._loader.start(key, folder)
+                return
 
-    def _kept(self) -> set[str | None]:
-        """Adapters that may not leave the host cache."""
-        return {request.adapter for request in self._engine.running} | self._loaded_for.keys()
-
-    def _has_room(self) -> bool:
-        present = self._host.present
-        return len(present) < self._host.capacity or not self._kept() >= present.keys()
-
-    def _make_room(self, key: str) -> bool:
-        """Evict one, if need be; returns whether there is room for `key`."""
-        if key in self._host.present:
+    def _make_room(self) -> bool:
+        """Evict one that nobody asks for, if the host cache is full; returns whether there is room."""
+        if len(self._host.present) < self._host.capacity:
             return True
-        if not self._has_room():
+        victim = self._host.spare()
+        if victim is None:
             return False
-        self._host.on_miss(key)
-        if len(self._host.present) >= self._host.capacity:
-            victim = self._host.spare({adapter for adapter in self._kept() if adapter is not None})
-            assert victim is not None
-            self._cache.evict(victim)
+        self._cache.evict(victim)
         return True
 
     def _guarded(self, call: Callable[[], None]) -> None:
@@ -196,6 +178,6 @@ class Prefetcher(WaitingObserver):
         """From here on the engine loads, as vLLM does."""
         self._off = True
         self._report("prefetch", error)
-        self._host.on_entered = self._host.on_left = lambda key: None
+        self._host.on_entered = lambda key: None
         if hasattr(self, "_queue"):
             self._queue.release_all()

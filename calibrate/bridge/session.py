@@ -9,7 +9,7 @@ from typing import Any
 
 from calibrate.bridge.adapter_check import AdapterCheck
 from calibrate.bridge.adapter_file import AdapterError, read_config
-from calibrate.bridge.costs import ProfileCosts
+from calibrate.bridge.costs import AdapterSizes, expected_costs
 from calibrate.bridge.guard import GuardedAdmission, GuardedEviction
 from calibrate.bridge.live_engine import LiveEngine
 from calibrate.bridge.live_request import LiveRequest
@@ -42,14 +42,15 @@ class Session:
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.names = names
-        self._manager = manager
         self._ranks: dict[str, int] = {}
         self._failed: list[tuple[str, str]] = []
         self._epoch_ns = clock() - time.time_ns()
         config = self._config = engine_config(vllm_config)
         of_engine = asdict(config)
-        costs = ProfileCosts(settings.profile_settings(), config, self._rank, self._size_bytes)
-        self.engine = LiveEngine(config, costs, clock)
+        profile = settings.profile_settings()
+        sizes = AdapterSizes(self._rank, lambda: manager.adapter_bytes() / config.max_lora_rank)
+        self.engine = LiveEngine(config, lambda cache: expected_costs(profile, config, sizes, cache), clock)
+        costs = self.engine.costs
         self.admission = GuardedAdmission(
             settings.make_admission(of_engine), lambda: vllm_queue(config.scheduling_policy), _report
         )
@@ -111,9 +112,6 @@ class Session:
                 rank = None
             self._ranks[key] = rank if isinstance(rank, int) else self._config.max_lora_rank
         return self._ranks[key]
-
-    def _size_bytes(self, key: str) -> int:
-        return int(self._manager.adapter_bytes() * self._rank(key) // self._config.max_lora_rank)
 
 
 def engine_config(vllm_config: Any) -> EngineConfig:

@@ -78,9 +78,15 @@ class PolicySettings:
 
     def make_prefetch(self, engine: Mapping[str, Any]) -> Any | None:
         """Build the prefetch policy, if there is one."""
-        if self.prefetch is None or self.prefetch == NONE:
+        section = self.prefetch
+        if (
+            section is None
+            or section == NONE
+            or (isinstance(section, Mapping) and not section.get("_target_"))
+        ):
             return None
-        return _make(self.prefetch, "prefetch", engine)
+        made = _make(section, "prefetch", engine)
+        return None if type(made).__name__ == "NoPrefetch" else made
 
     def profile_settings(self) -> Mapping[str, Any]:
         """Read the profile; raises UserError where there is no such file."""

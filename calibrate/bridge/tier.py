@@ -33,8 +33,6 @@ class LiveTier:
         self._used: set[str] = set()
         self.on_entered: Callable[[str], None] = _nothing
         """Told of each key that has come in."""
-        self.on_left: Callable[[str], None] = _nothing
-        """Told of each key that has gone."""
         policy.bind(self)
 
     @property
@@ -52,8 +50,7 @@ class LiveTier:
 
     def next_use_ns(self, key: str) -> float:
         """Now, where somebody waits or runs; else infinity: an engine does not know."""
-        asked_for = self._engine.num_waiting(key) or self._engine.is_running(key)
-        return self.now_ns if asked_for else math.inf
+        return self.now_ns if self._engine.is_in_use(key) else math.inf
 
     def begin_step(self, needed: Collection[str]) -> None:
         """The adapters of a step come next, `needed`; none of them has been used for it yet."""
@@ -82,23 +79,24 @@ class LiveTier:
         if key in self.present:
             del self.present[key]
             self._policy.on_remove(key)
-            self.on_left(key)
 
     def victim(self) -> str | None:
         """Return the key that the policy gives up for the step; None: it has failed, vLLM is to choose."""
         return self._policy.victim(self._needed, self.present, self._used)
 
-    def spare(self, kept: Collection[str]) -> str | None:
-        """Return the key to give up between two steps, which is none of `kept`; None: all are kept.
+    def spare(self) -> str | None:
+        """Return the key to give up between two steps, for which nobody asks; None: all are asked for.
 
-        The policy's choice, where it is not kept, and else the one that was used longest ago.
+        The policy's choice, unless somebody asks for that (which a policy may give up in a step, as LRU
+        does): then the key that was used longest ago.
         """
-        if all(key in kept for key in self.present):
+        kept = {key for key in self.present if self._engine.is_in_use(key)}
+        if len(kept) == len(self.present):
             return None
         choice = self._policy.victim(kept, self.present, ())
-        if choice is not None and choice not in kept:
-            return choice
-        return next(key for key in self.present if key not in kept)
+        if choice is None or choice in kept:
+            choice = next(key for key in self.present if key not in kept)
+        return choice
 
 
 def _nothing(key: str) -> None:

@@ -149,19 +149,6 @@ class PolicyQueue:
         for adapter in list(self._held):
             self.release(adapter)
 
-    def hold(self, adapter: str) -> None:
-        """Requests for `adapter` cannot run any more."""
-        if not self._engine.num_waiting(adapter):
-            return
-        for live in [live for live in self._requests.values() if live.waiting and live.adapter == adapter]:
-            if live not in self._held.get(adapter, {}):
-                self.admission.remove(live)
-                self._hold(live, preempted=False)
-
-    def held(self, adapter: str) -> list[LiveRequest]:
-        """Return the requests that wait for `adapter` to come."""
-        return list(self._held.get(adapter, {}))
-
     def _arrive(self, live: LiveRequest, preempted: bool) -> None:
         self._engine.on_wait(live)
         self.observer.on_arrival(live)

@@ -24,6 +24,9 @@ class Waiting:
     def requeue(self, request: R) -> None:
         self.waiting[request] = None
 
+    def overtakes(self, request: R) -> bool:
+        return True
+
     def remove(self, request: R) -> None:
         del self.waiting[request]
 
