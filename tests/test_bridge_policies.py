@@ -32,7 +32,7 @@ CONFIG = EngineConfig(max_loras=2, max_cpu_loras=3, max_num_seqs=4, num_gpu_bloc
 PROFILE = yaml.safe_load(Path("conf/profile/h100_llama_3_1_8b.yaml").read_text())
 
 
-SIZES = AdapterSizes(rank=lambda key: 16, bytes_per_rank=lambda: 100.0)
+SIZES = AdapterSizes(rank=lambda key: 16, bytes_per_rank=100.0)
 
 
 def profile_costs(settings: Any = PROFILE, host_cache: Collection[str] = ("a", "b", "c")) -> Costs:

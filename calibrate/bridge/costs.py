@@ -16,7 +16,7 @@ class AdapterSizes:
     """Ranks and sizes of adapters, in the form in which `sim.expected` asks for them."""
 
     rank: Callable[[str], int]
-    bytes_per_rank: Callable[[], float]
+    bytes_per_rank: float
 
     def get(self, adapter: str, default: int) -> int:
         """Rank of an adapter."""
@@ -24,7 +24,7 @@ class AdapterSizes:
 
     def lora_bytes(self, rank: int) -> int:
         """Bytes of an adapter of this rank."""
-        return round(rank * self.bytes_per_rank())
+        return round(rank * self.bytes_per_rank)
 
 
 def expected_costs(

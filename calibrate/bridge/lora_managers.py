@@ -152,13 +152,9 @@ class PolicyWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
             return False
 
     def adapter_bytes(self) -> int:
-        """Return what an adapter of `max_lora_rank` on every module takes. Raises UserError for modules whose
-        slots have another form (mixture of experts).
-        """
+        """Return what an adapter of `max_lora_rank` on every linear module takes: that of a slot."""
         num_bytes = 0
-        for name, module in self._adapter_manager.modules.items():
-            if not hasattr(module, "lora_a_stacked"):
-                raise UserError(f"calibrate.bridge cannot prefetch for {name} ({type(module).__name__})")
+        for module in filter(_is_linear, self._adapter_manager.modules.values()):
             for stacked in (module.lora_a_stacked, module.lora_b_stacked):
                 for slots in (stacked,) if isinstance(stacked, torch.Tensor) else stacked:
                     num_bytes += slots[0].numel() * slots.element_size()
@@ -167,8 +163,12 @@ class PolicyWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
     def make_loader(self) -> AdapterLoader:
         """Return the loader for the host cache's adapters, started on the first call.
 
-        Its memory is pinned where there is a GPU: `max_cpu_loras` times `adapter_bytes`, and two more.
+        Its memory is pinned where there is a GPU: `max_cpu_loras` times `adapter_bytes`, and two more. Raises
+        UserError for modules whose slots have another form (mixture of experts).
         """
+        for name, module in self._adapter_manager.modules.items():
+            if not _is_linear(module):
+                raise UserError(f"calibrate.bridge cannot prefetch for {name} ({type(module).__name__})")
         models = self._adapter_manager
         if models.blocks is None:
             dtype = SAFETENSORS_NAMES[self.lora_config.lora_dtype]
@@ -224,6 +224,10 @@ class PolicyWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
     def _begin_step(session: Session, needed: list[str]) -> None:
         session.host.begin_step(needed)
         session.slots.begin_step(needed)
+
+
+def _is_linear(module: Any) -> bool:
+    return hasattr(module, "lora_a_stacked") and hasattr(module, "lora_b_stacked")
 
 
 def _pop(cache: Any, session: Session, victim: str | None) -> bool:

@@ -48,7 +48,7 @@ class Session:
         config = self._config = engine_config(vllm_config)
         of_engine = asdict(config)
         profile = settings.profile_settings()
-        sizes = AdapterSizes(self._rank, lambda: manager.adapter_bytes() / config.max_lora_rank)
+        sizes = AdapterSizes(self._rank, manager.adapter_bytes() / config.max_lora_rank)
         self.engine = LiveEngine(config, lambda cache: expected_costs(profile, config, sizes, cache), clock)
         costs = self.engine.costs
         self.admission = GuardedAdmission(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from calibrate.adapters import write_adapter
 from calibrate.bridge.plugin import install, register
@@ -21,6 +22,7 @@ ENGINE = EngineConfig(
 )
 LRU = {"_target_": "policies.eviction.Lru"}
 ODD = "tests.conformance.odd_policies."
+PREFETCH = sorted({path.stem for path in Path("conf/prefetch").glob("*.yaml")} - {"none"})
 ARRIVALS = {"_target_": ODD + "InOrderOfArrival"}
 
 
@@ -303,10 +305,12 @@ def test_a_request_whose_adapter_is_being_loaded_stalls_nobody(
     assert core.num_tokens["waits"] == 4
 
 
+@pytest.mark.parametrize("name", [None, *PREFETCH])
 def test_many_adapters_through_a_small_host_cache(
-    vllm_config: Any, adapters: Path, monkeypatch: pytest.MonkeyPatch
+    vllm_config: Any, adapters: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
 ) -> None:
-    core = start(vllm_config, {"prefetch": ARRIVALS})
+    section = yaml.safe_load(Path(f"conf/prefetch/{name}.yaml").read_text()) if name else ARRIVALS
+    core = start(vllm_config, {"prefetch": section})
     monkeypatch.setattr(core.worker.lora_manager, "_load_adapter", None)
     for number in range(60):
         adapter = 1 + number * 7 % 8

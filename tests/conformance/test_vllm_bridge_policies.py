@@ -29,7 +29,7 @@ def vllm_config(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def costs(case: Case) -> Any:
-    return expected_costs(CONSTANT, case.config, AdapterSizes(lambda key: 16, lambda: 1.0), ())
+    return expected_costs(CONSTANT, case.config, AdapterSizes(lambda key: 16, 1.0), ())
 
 
 class OurEngine(Ours):

@@ -2,10 +2,13 @@
 
 import logging
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from calibrate.bridge.settings import PolicySettings
 from tests.conformance.odd_policies import AnyVictim
 from tests.conformance.tiers import OurTiers, draw_case, play
 from tests.conformance.vllm_bridge import BridgedTiers
@@ -13,6 +16,8 @@ from tests.conformance.vllm_scheduler import base_config
 from tests.conformance.vllm_tiers import TheirTiers
 
 NUM_CASES = 100
+POLICIES = sorted({path.stem for path in Path("conf/eviction").glob("*.yaml")} - {"belady"})
+"""All but the bound, which needs to know the future."""
 ODD = "tests.conformance.odd_policies."
 
 
@@ -38,6 +43,22 @@ def test_a_policy_sees_and_decides_what_it_does_in_the_simulator(vllm_config: An
         ours = play(case, OurTiers(case, AnyVictim(seed), AnyVictim(seed)))
         assert theirs == ours, f"seed {seed}"
         assert AnyVictim.logs[:2] == AnyVictim.logs[2:], f"seed {seed}"
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_that_we_ship(vllm_config: Any, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    settings = {"eviction": yaml.safe_load(Path(f"conf/eviction/{name}.yaml").read_text())}
+    for seed in range(NUM_CASES // 2):
+        case = draw_case(random.Random(seed))
+        bridged = BridgedTiers(case, vllm_config, settings)
+        session, policies = bridged.session, PolicySettings.from_mapping(settings)
+        assert session is not None
+        session.engine._clock = lambda: 0
+        slots, host = policies.make_eviction({}), policies.make_host_eviction({})
+        slots.bind(session.slots)
+        host.bind(session.host)
+        assert play(case, bridged) == play(case, OurTiers(case, slots, host)), f"seed {seed}"
+    assert "policy failed" not in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["on_access", "on_remove", "victim", "absent", "used", "nonsense"])

@@ -28,7 +28,9 @@ class BridgedScheduler(TheirScheduler):
         v2_model_runner: bool = True,
     ) -> None:
         bridge().settings = None if settings is None else PolicySettings.from_mapping(settings)
-        bridge().manager_made(SimpleNamespace(use=lambda session: None, close=lambda: None))
+        bridge().manager_made(
+            SimpleNamespace(use=lambda session: None, close=lambda: None, adapter_bytes=lambda: 0)
+        )
         super().__init__(config, vllm_config, v2_model_runner)
 
     @staticmethod
