@@ -81,31 +81,22 @@ def _difference(found: PairedDifference) -> str:
 
 
 def _bound_words(lab: Lab, traffic: str, policy: str) -> str:
-    if policy == lab.baseline:
-        return ""
     found = lab.share_closed(traffic, policy)
-    return "" if found is None else f" It closes {_share(found)} of the gap to the bound."
+    better = lab.against_baseline(traffic, policy)
+    if found is None or better is None or better.verdict(higher_is_better(lab.objective)) != "better":
+        return ""
+    return f" It closes {_share(found)} of the gap to the bound."
 
 
 def _share(found: Share) -> str:
-    text = percent(found.share)
-    if found.low is None or found.high is None:
-        return text
-    return f"{text} ({percent(found.low)} to {percent(found.high)})"
+    ends = (found.low, found.high)
+    text, *interval = (percent(part).replace("-", "−") for part in (found.share, *ends) if part is not None)
+    return f"{text} ({' to '.join(interval)})" if interval else text
 
 
 def winners_table(lab: Lab) -> Table:
     """Return baseline, winner and bound for each traffic shape."""
-    head = [
-        "traffic",
-        "best policy",
-        "its engine settings",
-        lab.baseline,
-        "best",
-        "difference",
-        "bound",
-        "gap closed",
-    ]
+    head = ["traffic", "best policy", "its engine settings", lab.baseline, "best", "difference"]
     body, classes = [], {}
     for traffic in lab.traffics:
         best, base, bound = lab.winner(traffic), lab.case(traffic, lab.baseline), lab.bounds.get(traffic)
