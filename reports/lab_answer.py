@@ -61,12 +61,13 @@ def _sentence(lab: Lab, traffic: str) -> str:
         )
         return f"{text}.{_bound_words(lab, traffic, best.policy)}"
     tuned = f" at {best.tuned}" if best.tuned else ""
-    sure = {"better": "", "alike": ", which is not sure", "unknown": ", from one seed"}
-    doubt = sure.get(found.verdict(higher_is_better(lab.objective)), "")
-    return (
-        f"Under {traffic} traffic {best.policy}{tuned} has the best mean {lab.objective}, {value}: "
-        f"{_difference(found)} against {lab.baseline}{doubt}.{_bound_words(lab, traffic, best.policy)}"
-    )
+    verdict = found.verdict(higher_is_better(lab.objective))
+    claim = f"{best.policy}{tuned} has the best mean {lab.objective}, {value}: {_difference(found)}"
+    if verdict == "better":
+        text = f"Under {traffic} traffic {claim} against {lab.baseline}."
+        return text + _bound_words(lab, traffic, best.policy)
+    doubt = "from one seed" if verdict == "unknown" else "which may be chance"
+    return f"Under {traffic} traffic no policy is shown to be better than {lab.baseline}; {claim}, {doubt}."
 
 
 def _difference(found: PairedDifference) -> str:
@@ -82,10 +83,7 @@ def _difference(found: PairedDifference) -> str:
 
 def _bound_words(lab: Lab, traffic: str, policy: str) -> str:
     found = lab.share_closed(traffic, policy)
-    better = lab.against_baseline(traffic, policy)
-    if found is None or better is None or better.verdict(higher_is_better(lab.objective)) != "better":
-        return ""
-    return f" It closes {_share(found)} of the gap to the bound."
+    return "" if found is None else f" It closes {_share(found)} of the gap to the bound."
 
 
 def _share(found: Share) -> str:
