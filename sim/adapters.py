@@ -78,9 +78,10 @@ class AdapterTiers:
             else:
                 self._activate(adapter, adapters, events)
         if not self.slots.keys() >= set(order):
+            name = getattr(self.slots_policy, "name", type(self.slots_policy).__name__)
             raise PolicyError(
-                f"eviction policy {type(self.slots_policy).__name__}, or that of the host cache: gave up an "
-                "adapter that was applied for the same step already"
+                f"eviction policy {name}, or that of the host cache: gave up an adapter that was applied for "
+                "the same step already"
             )
         return events
 

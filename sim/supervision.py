@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from policies.admission import AdmissionPolicy, AdmissionView
-from policies.errors import PolicyError
+from policies.errors import PolicyError, wrong_answer
 from policies.eviction import EvictionPolicy, TierView
 from policies.view import EngineView
 from sim.request import Request
@@ -139,7 +139,8 @@ class WatchedEviction(EvictionPolicy):
 
     def __init__(self, policy: EvictionPolicy, group: str) -> None:
         self._watch = Watch(policy, group)
-        self._keys: set[str] = set()
+        self.name = type(policy).__name__
+        self._keys: dict[str, None] = {}
 
     def bind(self, tier: TierView) -> None:
         """Pass it on."""
@@ -151,7 +152,7 @@ class WatchedEviction(EvictionPolicy):
 
     def on_insert(self, key: str) -> None:
         """Take note."""
-        self._keys.add(key)
+        self._keys[key] = None
         self._watch.call("on_insert", key)
 
     def on_access(self, key: str) -> None:
@@ -164,12 +165,12 @@ class WatchedEviction(EvictionPolicy):
 
     def on_remove(self, key: str) -> None:
         """Take note."""
-        self._keys.discard(key)
+        self._keys.pop(key, None)
         self._watch.call("on_remove", key)
 
     def victim(self, needed: Collection[str]) -> str:
         """Return what is in the tier."""
         key: str = self._watch.call("victim", needed)
         if key not in self._keys:
-            raise PolicyError(f"{self._watch.name}: victim returned {key!r}, which is not in the tier")
+            raise wrong_answer(self._watch.policy, key, "which is not in the tier", self._keys)
         return key

@@ -59,7 +59,9 @@ class EvictionPolicy(Protocol):
     def on_repeat(self, keys: Collection[str], num_steps: int, last_ns: int) -> None:
         """`keys`, those of the last step, are accessed in `num_steps` further steps in the same order.
 
-        `last_ns`: when the last of them was scheduled. The effect is that of as many times `on_access`.
+        The order is that in which the last step accessed or inserted them, whatever that of `keys` is. None
+        of them has left the tier since; others may have entered. `last_ns`: when the last of the steps was
+        scheduled. The effect is that of as many times `on_access`.
         """
         ...
 

@@ -1,0 +1,78 @@
+"""The adapter cache of Chameleon: frequency, recency and size in one score.
+
+N. Iliakopoulou et al., "Chameleon: Adaptive Caching and Scheduling for Many-Adapter LLM Inference
+Environments", MICRO 2025 (arXiv 2411.17741).
+"""
+
+from collections.abc import Collection
+
+from policies.eviction.key_order import KeyOrder
+
+
+class Chameleon(KeyOrder):
+    """Evict the key with the lowest weighted sum of three parts; of several, the least recent.
+
+    Each part is between 0 and 1 among the keys that may be given up: uses since it entered the tier, against
+    the most used; time since its last use, 1 for just now and 0 for the longest; bytes, against the largest,
+    since a larger adapter takes longer to bring back. The three parts and their weights are the paper's; how
+    they are scaled to one range, and counted, is ours.
+
+    Raises ValueError for a negative weight.
+    """
+
+    def __init__(
+        self, frequency_weight: float = 0.45, recency_weight: float = 0.10, size_weight: float = 0.45
+    ) -> None:
+        super().__init__()
+        weights = {"frequency": frequency_weight, "recency": recency_weight, "size": size_weight}
+        for name, weight in weights.items():
+            if weight < 0:
+                raise ValueError(f"{name}_weight={weight}: must be at least 0")
+        self._frequency_weight = frequency_weight
+        self._recency_weight = recency_weight
+        self._size_weight = size_weight
+        self._uses: dict[str, int] = {}
+        self._last_use_ns: dict[str, int] = {}
+        self._size_bytes: dict[str, int] = {}
+
+    def on_insert(self, key: str) -> None:
+        """`key` was used once, now."""
+        super().on_insert(key)
+        self._uses[key] = 1
+        self._last_use_ns[key] = self._tier.now_ns
+        self._size_bytes[key] = self._tier.size_bytes(key)
+
+    def on_access(self, key: str) -> None:
+        """`key` was used once more, now."""
+        self._uses[key] += 1
+        self._last_use_ns[key] = self._tier.now_ns
+        self._order.move_to_end(key)
+
+    def on_repeat(self, keys: Collection[str], num_steps: int, last_ns: int) -> None:
+        """`keys` were used `num_steps` times more, the last time at `last_ns`."""
+        super().on_repeat(keys, num_steps, last_ns)
+        if num_steps:
+            for key in keys:
+                self._uses[key] += num_steps
+                self._last_use_ns[key] = last_ns
+
+    def on_remove(self, key: str) -> None:
+        """Forget `key` and what was counted."""
+        super().on_remove(key)
+        for of_key in (self._uses, self._last_use_ns, self._size_bytes):
+            del of_key[key]
+
+    def victim(self, needed: Collection[str]) -> str:
+        """Return the key outside `needed` with the lowest score."""
+        keys = list(self._dispensable(needed))
+        uses, last_use_ns, size_bytes = self._uses, self._last_use_ns, self._size_bytes
+        longest_ago_ns = last_use_ns[keys[0]]
+        per_use = self._frequency_weight / max(uses[key] for key in keys)
+        per_ns = self._recency_weight / max(1, self._tier.now_ns - longest_ago_ns)
+        per_byte = self._size_weight / max(1, *(size_bytes[key] for key in keys))
+
+        def score(key: str) -> float:
+            since_ns = last_use_ns[key] - longest_ago_ns
+            return per_use * uses[key] + per_ns * since_ns + per_byte * size_bytes[key]
+
+        return min(keys, key=score)
