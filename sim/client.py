@@ -8,8 +8,8 @@ from simpy.events import Event
 from sim.config import EngineConfig
 from sim.engine import Engine
 from sim.errors import UserError
-from sim.replicas import Router
 from sim.request import Request
+from sim.router import Router
 from sim.workload import RequestSpec, Traffic, WorkloadConfig
 from sim.workload.prefixes import prefix_hashes
 

@@ -199,26 +199,21 @@ BOUNDS = ("throughput", "latency")
 """See sim.bounds."""
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything one simulation depends on.
+@dataclass(frozen=True, kw_only=True)
+class EnginesConfig:
+    """What the engines of a simulation, or of a server, depend on.
 
     ``profile`` and the policies stay mappings: sim.profile and Hydra read them. ``eviction`` is that of the
-    GPU slots, and of the host cache where ``host_eviction`` is null; a ``prefetch`` without ``_target_`` is
-    none. ``starvation_s``: no policy may let a request wait longer while there is room for it. ``bound``
+    GPU slots, and of the host cache where ``host_eviction`` is null; an empty ``prefetch`` is none. ``starvation_s``: no policy may let a request wait longer while there is room for it. ``bound``
     simulates what no policy can beat, instead of an engine (sim.bounds).
     ``replicas`` engines, all alike, share the requests as ``routing`` says.
-    ``warmup_s`` seconds at the start are left out of the metrics.
     """
 
     engine: EngineConfig
     model: ModelConfig
-    workload: WorkloadConfig
     profile: Mapping[str, Any]
     admission: Mapping[str, Any]
     eviction: Mapping[str, Any]
-    record: RecordConfig = RecordConfig()
-    slo: SloConfig = SloConfig()
     routing: Mapping[str, Any] = field(
         default_factory=lambda: {"_target_": "policies.routing.RoundRobin"},
     )
@@ -229,20 +224,16 @@ class RunConfig:
     bound: str | None = None
     replicas: int = 1
     seed: int = 0
-    warmup_s: float = 0.0
 
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Build from the resolved configuration; raises UserError that names the key."""
-        sections = dict(values)
-        readers: dict[str, Any] = {"engine": EngineConfig, "model": ModelConfig}
-        readers |= {"record": RecordConfig, "slo": SloConfig, "loader": LoaderConfig}
-        for name, section in readers.items():
-            sections[name] = build(section, as_mapping(sections.get(name, {}), name), name)
-        sections["workload"] = WorkloadConfig.from_mapping(
-            as_mapping(sections.get("workload"), "workload"), "workload"
-        )
-        return build(cls, sections, "")
+    @staticmethod
+    def sections(values: Mapping[str, Any], **more: type) -> dict[str, Any]:
+        """Return ``values`` with each section built that is a class of its own. Raises UserError."""
+        readers: dict[str, type] = {"engine": EngineConfig, "model": ModelConfig, "loader": LoaderConfig}
+        built: dict[str, Any] = {
+            name: build(section, as_mapping(values.get(name, {}), name), name)
+            for name, section in (readers | more).items()
+        }
+        return dict(values) | built
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -253,6 +244,36 @@ class RunConfig:
             raise UserError(f"starvation_s={self.starvation_s}: must be greater than 0")
         if self.bound not in (None, *BOUNDS):
             raise UserError(f"bound={self.bound!r}: expected one of {', '.join(BOUNDS)}, or null")
+        if self.engine.max_model_len > self.model.max_position_embeddings:
+            raise UserError(
+                f"engine.max_model_len={self.engine.max_model_len}: "
+                f"must be at most model.max_position_embeddings={self.model.max_position_embeddings}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(EnginesConfig):
+    """Everything one simulation depends on: the engines, and what they serve.
+
+    ``warmup_s`` seconds at the start are left out of the metrics.
+    """
+
+    workload: WorkloadConfig
+    record: RecordConfig = RecordConfig()
+    slo: SloConfig = SloConfig()
+    warmup_s: float = 0.0
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Build from the resolved configuration; raises UserError that names the key."""
+        sections = cls.sections(values, record=RecordConfig, slo=SloConfig)
+        sections["workload"] = WorkloadConfig.from_mapping(
+            as_mapping(sections.get("workload"), "workload"), "workload"
+        )
+        return build(cls, sections, "")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._check_warmup()
         self._check_lengths()
         self._check_rank()
@@ -278,11 +299,6 @@ class RunConfig:
 
     def _check_lengths(self) -> None:
         """Check that requests fit; a closed loop would replace refused ones at one instant for ever."""
-        if self.engine.max_model_len > self.model.max_position_embeddings:
-            raise UserError(
-                f"engine.max_model_len={self.engine.max_model_len}: "
-                f"must be at most model.max_position_embeddings={self.model.max_position_embeddings}"
-            )
         workload = self.workload
         if workload.mode == "open" or workload.input_length is None or workload.output_length is None:
             return

@@ -1,4 +1,4 @@
-"""One replica: an engine with all that belongs to it, from the settings of a run."""
+"""One replica: an engine with all that belongs to it, from its settings."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,30 +10,33 @@ from hydra.utils import instantiate
 
 from policies.admission import AdmissionPolicy, FcfsSkip, Priority
 from policies.eviction import EvictionPolicy, Lru
+from policies.prefetch import NoPrefetch
 from sim import profile
 from sim.adapters import AdapterTiers
 from sim.bounds import NoTiers, bounded_config, bounded_costs
-from sim.config import RunConfig
+from sim.config import EnginesConfig
 from sim.cudagraph import CudaGraphs
-from sim.engine import Engine, Place
+from sim.engine import Engine, Observer, Place
 from sim.errors import UserError
 from sim.expected import ExpectedCosts
 from sim.fast_scheduler import make_scheduler
 from sim.kv_blocks import KVBlockPool
 from sim.loader import Loader
-from sim.logs import Logs
 from sim.memory import check_host_memory, num_gpu_blocks
 from sim.metrics import NS_PER_S
 from sim.prefix_cache import PrefixCachingBlockPool
-from sim.recorder import Recorder, StepLog
-from sim.replicas import replica_seed
 from sim.request import Request
+from sim.router import ReplicaState, replica_seed
 from sim.scheduler import Scheduler
 from sim.supervision import WatchedAdmission, WatchedEviction
-from sim.view import Future, LiveEngine, LiveTier
+from sim.view import NO_FUTURE, Future, LiveEngine, LiveTier
 
 VLLMS_OWN = (FcfsSkip, Priority, Lru)
 """Policies that are held against vLLM itself, and need no watch."""
+
+
+Observe = Callable[[Mapping[str, int]], Observer]
+"""Returns who is told of an engine's doings, given the slots that are filled at the start."""
 
 
 @dataclass(frozen=True)
@@ -41,38 +44,40 @@ class Shared:
     """What the replicas of a run have in common."""
 
     env: simpy.Environment
-    config: RunConfig
+    config: EnginesConfig
     ranks: Mapping[str, int]
     """Rank of every adapter that can be served."""
-    future: Future
-    on_finished: Callable[[Request], None]
-    """Told of each request that completes."""
+    future: Future = NO_FUTURE
 
 
 class Replica:
-    """One engine with all that belongs to it. `place` says which of them it is."""
+    """One engine with all that belongs to it. `place` says which of them it is.
 
-    def __init__(self, shared: Shared, place: Place) -> None:
+    Raises UserError for an impossible configuration, DoesNotFit for one that needs too much memory.
+    """
+
+    def __init__(self, shared: Shared, place: Place, observe: Observe) -> None:
         config, ranks = shared.config, shared.ranks
         engine, model = config.engine, config.model
         self._config, self._ranks = config, ranks
         self._seed = replica_seed(config.seed, place.rank)
         self.profile = profile.load(config.profile, engine, model, set(ranks.values()), self._seed)
-        check_host_memory(engine, model, self.profile.memory, ranks.values())
-        self.kv_blocks = num_gpu_blocks(engine, model, self.profile.memory)
+        if ranks:
+            check_host_memory(engine, model, self.profile.memory, ranks.values())
+        self.num_gpu_blocks = num_gpu_blocks(engine, model, self.profile.memory)
+        """KV blocks, null block included."""
         self.costs = bounded_costs(config.bound, self.profile.costs)
         self._scheduled = bounded_config(config.bound, engine, len(ranks))
         """The settings as the scheduler knows them."""
-        self.recorder = Recorder(
-            start_ns=round(config.warmup_s * NS_PER_S),
-            end_ns=config.duration_ns,
-            on_finished=shared.on_finished,
-            step_log=StepLog() if config.record.steps else None,
-        )
-        self.logs = Logs(config.record, engine.max_loras)
-        self.engine = self._engine(shared.env, shared.future, place)
+        self.engine = self._engine(shared.env, shared.future, place, observe)
+        self.state = ReplicaState(self.engine)
 
-    def _engine(self, env: simpy.Environment, future: Future, place: Place) -> Engine:
+    @property
+    def kv_cache_usage(self) -> float:
+        """Fraction of the KV blocks in use, without the null block (vllm/v1/core/block_pool.py)."""
+        return self.engine.scheduler.kv.num_used_blocks / (self.num_gpu_blocks - 1)
+
+    def _engine(self, env: simpy.Environment, future: Future, place: Place, observe: Observe) -> Engine:
         engine, ranks, costs = self._config.engine, self._ranks, self.costs
         admission, tiers = self._admission(), self._tiers()
         scheduler = self._scheduler(admission)
@@ -82,9 +87,8 @@ class Replica:
         tiers.slots_policy.bind(LiveTier(view, engine.max_loras, is_host_cache=False))
         tiers.host_policy.bind(LiveTier(view, engine.host_cache_entries, is_host_cache=True))
         tiers.fill(engine.initial_host_cache, engine.initial_slots)
-        loader = self._loader(env, view)
+        loader, observer = self._loader(env, view), observe(tiers.slots)
         graphs = CudaGraphs(self._scheduled)
-        observer = self.logs.beside(self.recorder, tiers.slots)
         return Engine(env, engine, scheduler, tiers, graphs, costs, observer, ranks, place, loader)
 
     def _admission(self) -> AdmissionPolicy[Request]:
@@ -96,7 +100,7 @@ class Replica:
     def _scheduler(self, admission: AdmissionPolicy[Request]) -> Scheduler:
         engine = self._config.engine
         pool_class = PrefixCachingBlockPool if engine.enable_prefix_caching else KVBlockPool
-        kv = pool_class(self.kv_blocks, engine.block_size)
+        kv = pool_class(self.num_gpu_blocks, engine.block_size)
         return make_scheduler(self._scheduled, kv, admission)
 
     def _tiers(self) -> AdapterTiers:
@@ -113,9 +117,11 @@ class Replica:
 
     def _loader(self, env: simpy.Environment, view: LiveEngine) -> Loader | None:
         """Return the loader, if there is something to prefetch and it takes time."""
-        if not self._config.prefetch.get("_target_") or self._config.bound is not None:
+        if not self._config.prefetch or self._config.bound is not None:
             return None
         prefetch = policy(self._config.prefetch, "prefetch")
+        if isinstance(prefetch, NoPrefetch):
+            return None
         prefetch.bind(view)
         return Loader(env, self._config.loader, prefetch, view.tiers, self._load_ns, view.scheduler.in_use)
 

@@ -1,6 +1,6 @@
 """One simulation: from a resolved configuration to a result."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,16 @@ from policies.errors import PolicyError
 from sim import results
 from sim.client import Client
 from sim.config import EngineConfig, RunConfig
-from sim.engine import Place, Turn
+from sim.engine import Observer, Place, Turn
 from sim.errors import UserError
 from sim.future import WorkloadFuture
+from sim.logs import Logs
 from sim.metrics import NS_PER_S
+from sim.recorder import Recorder, StepLog
 from sim.replica import Replica, Shared, policy
-from sim.replicas import Router
+from sim.request import Request
 from sim.results import Result
+from sim.router import Router
 from sim.serve_command import vllm_serve_command
 from sim.summary import requests_table, summarise, with_replica
 from sim.trace import perfetto_trace
@@ -43,8 +46,9 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
     ranks = _ranks(arriving, config.engine)
     turn = Turn()
     future = WorkloadFuture(config.workload, config.seed, lambda: len(client.requests))
-    shared = Shared(env, config, ranks, future, client.on_finished)
-    replicas = [Replica(shared, Place(number, turn)) for number in range(config.replicas)]
+    shared = Shared(env, config, ranks, future)
+    records = [Records(config, client.on_finished) for _ in range(config.replicas)]
+    replicas = [Replica(shared, Place(number, turn), record.observe) for number, record in enumerate(records)]
     client.start(Router([replica.engine for replica in replicas], policy(config.routing, "routing")))
     end_ns = _play(env, config, client, arriving, replicas)
     for replica in replicas:
@@ -54,8 +58,8 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
         "status": "ok",
         "message": "",
         "seed": config.seed,
-        **summarise(client, [replica.recorder for replica in replicas], end_ns, config.slo),
-        "kv_blocks": replicas[0].kv_blocks,
+        **summarise(client, [record.recorder for record in records], end_ns, config.slo),
+        "kv_blocks": replicas[0].num_gpu_blocks,
         "vllm_serve_command": vllm_serve_command(config.engine, config.model),
         "profile": {
             "name": replicas[0].profile.name,
@@ -67,14 +71,30 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
         **({} if arriving.trace is None else {"trace": arriving.trace.report()}),
         "config": dict(cfg),
     }
-    record = config.record
     return Result(
         summary,
         requests_table(client, config.replicas),
-        _table_of_all([r.recorder.step_log.table() for r in replicas if r.recorder.step_log is not None]),
-        _table_of_all([r.logs.adapters.table() for r in replicas] if record.adapters else []),
-        perfetto_trace([r.logs.trace for r in replicas], end_ns) if record.trace else None,
+        _table_of_all([r.recorder.step_log.table() for r in records if r.recorder.step_log is not None]),
+        _table_of_all([r.logs.adapters.table() for r in records] if config.record.adapters else []),
+        perfetto_trace([r.logs.trace for r in records], end_ns) if config.record.trace else None,
     )
+
+
+class Records:
+    """What one replica leaves behind."""
+
+    def __init__(self, config: RunConfig, on_finished: Callable[[Request], None]) -> None:
+        self.recorder = Recorder(
+            start_ns=round(config.warmup_s * NS_PER_S),
+            end_ns=config.duration_ns,
+            on_finished=on_finished,
+            step_log=StepLog() if config.record.steps else None,
+        )
+        self.logs = Logs(config.record, config.engine.max_loras)
+
+    def observe(self, slots: Mapping[str, int]) -> Observer:
+        """Return who is to be told of the replica's doings."""
+        return self.logs.beside(self.recorder, slots)
 
 
 def _ranks(arriving: Traffic, engine: EngineConfig) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 from simpy import Environment
@@ -18,6 +19,15 @@ class Future(Protocol):
     def next_arrival_ns(self, adapter: str, now_ns: int) -> float:
         """When the next request for `adapter` arrives after `now_ns`; infinity: never."""
         ...
+
+
+class _Unknown:
+    def next_arrival_ns(self, adapter: str, now_ns: int) -> float:
+        return inf
+
+
+NO_FUTURE: Future = _Unknown()
+"""Of a server: nobody knows what will arrive."""
 
 
 @dataclass(frozen=True, eq=False)

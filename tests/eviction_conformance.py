@@ -3,6 +3,7 @@
 A test class inherits `EvictionConformance`, and says how to make a policy.
 """
 
+import random
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ from policies.eviction import POLICIES, EvictionPolicy, replay
 
 KEYS = "abcdefgh"
 STEP_NS = 30_000_000
-"""Longer than a policy takes for one moment, shorter than any window."""
+"""From one step to the next."""
 
 
 def unlike(key: str, modulus: int) -> int:
@@ -157,14 +158,24 @@ class EvictionConformance:
         assert play(self.tier(capacity), todo) == play(self.tier(capacity), todo)
 
     def test_many_repetitions_are_as_many_accesses(self) -> None:
+        """The same in histories that are longer, and the same each time."""
+        for seed in range(40):
+            rng = random.Random(seed)
+            todo: Operations = []
+            for _ in range(60):
+                todo.append(("step", rng.sample(KEYS, rng.randint(1, 3))))
+                todo.append(("prefetch", rng.choice(KEYS)))
+                todo.append(("repeat", rng.choice([0, 0, 1, 2, 3, 50])))
+            at_once, one_by_one = self.tier(3 + seed % 4), self.tier(3 + seed % 4)
+            assert play(at_once, todo) == play(one_by_one, todo, at_once=False)
+
+    def test_ten_thousand_repetitions(self) -> None:
         def victims(at_once: bool) -> list[str]:
             tier = self.tier(4)
-            for step in ("ab", "cd", "ca"):
-                tier.step(list(step))
+            for step in steps_of("ab cd ca"):
+                tier.step(step)
             tier.repeat(10_000, at_once)
-            for step in ("e", "b", "ef", "bd"):
-                tier.step(list(step))
-            return tier.victims
+            return play(tier, [("step", step) for step in steps_of("e b ef bd")])
 
         assert victims(at_once=True) == victims(at_once=False)
 

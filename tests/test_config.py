@@ -136,7 +136,7 @@ def test_sizes_of_qwen3_0_6b() -> None:
         ({"seed": -1}, "seed=-1: must not be negative"),
         ({"seed": 0.5}, "seed=0.5: expected int"),
         ({"record.step": True}, "unknown key record.step; accepted: steps"),
-        ({"sede": 1}, "unknown key sede; accepted: engine, model, workload"),
+        ({"sede": 1}, "unknown key sede; accepted: engine, model, profile"),
         ({"profile": "h100"}, "profile='h100': expected Mapping"),
     ],
 )

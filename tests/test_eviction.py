@@ -119,6 +119,26 @@ class TestS3Fifo(EvictionConformance):
         references = [*"abcdefghij", "k", "a", *"lmnopq", "a"]
         assert replay("s3fifo", 10, references)[-1]
 
+    def test_what_the_step_needs_is_passed_over_in_the_small_queue(self) -> None:
+        policy = S3Fifo(small_size_ratio=0.3)
+        assert victims(policy, 10, "a b c d e f g h i j ak") == "b"
+
+    def test_where_the_step_needs_the_whole_main_queue_the_small_one_gives_up(self) -> None:
+        assert victims(S3Fifo(small_size_ratio=0.5), 4, "a b c d e a cdaf") == "abe"
+
+    def test_the_main_queue_lets_a_key_go_when_all_were_used_often(self) -> None:
+        policy = S3Fifo(small_size_ratio=0.34)
+        assert victims(policy, 3, "a b c d a " + 5 * "b c a " + "e") == "adb"
+
+    def test_a_newcomer_enters_the_small_queue_though_the_tier_is_not_full_any_more(self) -> None:
+        tier = Tier(S3Fifo(small_size_ratio=0.5), 4)
+        for step in steps_of("a b c d e"):
+            tier.step(step)
+        tier.leave("c")
+        for step in steps_of("f g h i"):
+            tier.step(step)
+        assert tier.victims == ["a", "b", "e", "f"]
+
     @pytest.mark.parametrize(
         ("parameters", "message"),
         [

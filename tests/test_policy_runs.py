@@ -128,7 +128,7 @@ SMALL: Config = {"max_loras": 4, "max_cpu_loras": 6, "max_num_seqs": 16, "max_mo
 BEST = {
     "admission": ADMISSION["amortize"],
     "eviction": EVICTION["queue_aware"],
-    "prefetch": {"_target_": "policies.prefetch.Queue"},
+    "prefetch": {"_target_": "policies.prefetch.QueuePrefetch"},
 }
 
 

@@ -1,7 +1,7 @@
 """Waiting requests in one order, held so that only those that a step can take are looked at."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any, Generic
 
@@ -17,7 +17,8 @@ class AdapterLines(ABC, Generic[R]):
 
     Requests wait in one heap per adapter, and the adapters in a heap by their first request's place. Once
     `max_loras` adapters are in the step, only the heaps of those adapters are looked at, so the cost of a
-    step does not grow with the number of waiting requests or of adapters.
+    step does not grow with the number of waiting requests or of adapters. A candidate that the scheduler
+    passes over closes its adapter's line until the next step: what it lacks, all requests of the line lack.
     """
 
     def __init__(self) -> None:
@@ -25,6 +26,8 @@ class AdapterLines(ABC, Generic[R]):
         self._lines: dict[str | None, list[Entry[R]]] = {}
         self._heads: list[Entry[R]] = []
         self._listed: dict[str | None, Entry[R]] = {}
+        self._aside: list[Entry[R]] = []
+        self._passed_over: set[str | None] = set()
         self._num_entries = 0
 
     def bind(self, engine: EngineView) -> None:
@@ -52,11 +55,17 @@ class AdapterLines(ABC, Generic[R]):
 
     def candidates(self, view: AdmissionView) -> Iterator[R]:
         """Yield in order of place, and once the step has `max_loras` adapters only requests for those."""
+        self._bring_back()
         while len(view.scheduled_loras) < view.max_loras:
             head = self._head()
             if head is None:
                 return
-            yield head[2]
+            # Where a line has had another first, its head may be listed twice.
+            entry = None if head[2].adapter in self._passed_over else self._first(head[2].adapter)
+            if entry is not None:
+                yield entry[2]
+            if entry is None or self._waits(entry):
+                self._set_aside(head)
         yield from self._matching(view)
 
     def on_finish(self, request: R) -> None:
@@ -68,17 +77,36 @@ class AdapterLines(ABC, Generic[R]):
 
     def _matching(self, view: AdmissionView) -> Iterator[R]:
         """Merge the lines of the step's adapters and of requests without one."""
-        waiting = self._lines
-        lines = [self._line(adapter) for adapter in (None, *view.scheduled_loras) if adapter in waiting]
-        heads = [(line[0], line) for line in lines if line]
-        heapify(heads)
-        while heads:
-            request = heads[0][0][2]
-            yield request
-            if line := self._line(request.adapter):
-                heapreplace(heads, (line[0], line))
+        return self._merge((None, *view.scheduled_loras), view)
+
+    def _merge(self, adapters: Iterable[str | None], view: AdmissionView) -> Iterator[R]:
+        """Yield from the lines of `adapters` in order of place, as far as the step can take them."""
+        lines = self._lines
+        passed_over = self._passed_over
+        firsts = [
+            self._first(adapter) for adapter in adapters if adapter in lines and adapter not in passed_over
+        ]
+        heap = [entry for entry in firsts if entry is not None]
+        heapify(heap)
+        while heap:
+            entry = heap[0]
+            following = None
+            if view.accepts(entry[2].adapter):
+                yield entry[2]
+                if not self._waits(entry):
+                    following = self._first(entry[2].adapter)
+            if following is None:
+                heappop(heap)
             else:
-                heappop(heads)
+                heapreplace(heap, following)
+
+    def _first(self, adapter: str | None) -> Entry[R] | None:
+        """Which request of an adapter's line is tried next; None: nobody."""
+        line = self._line(adapter)
+        return line[0] if line else None
+
+    def _waits(self, entry: Entry[R]) -> bool:
+        return self._entries.get(entry[2]) is entry
 
     def _insert(self, request: R, place: Any) -> None:
         self._num_entries += 1
@@ -117,6 +145,33 @@ class AdapterLines(ABC, Generic[R]):
                 if line:
                     self._list(line[0])
         return None
+
+    def _set_aside(self, head: Entry[R]) -> None:
+        """Let `head`, the first of the whole line, and its adapter wait for `_bring_back`."""
+        if self._heads[0] is head:
+            self._aside.append(heappop(self._heads))
+            self._passed_over.add(head[2].adapter)
+
+    def _bring_back(self) -> None:
+        """Undo what a walk along the heads has set aside, which may have ended anywhere."""
+        for entry in self._aside:
+            heappush(self._heads, entry)
+        self._aside.clear()
+        self._passed_over.clear()
+
+    def first(self, adapter: str | None) -> R | None:
+        """Return the first request of an adapter's line; None if nobody waits for it."""
+        line = self._line(adapter)
+        return line[0][2] if line else None
+
+    def is_first(self, request: R) -> bool:
+        """Whether `request` is the first of all, but for those that were passed over in this step."""
+        head = self._head()
+        return head is not None and head[2] is request
+
+    def __iter__(self) -> Iterator[R]:
+        """Iterate over the waiting requests, in order."""
+        return (entry[2] for entry in sorted(self._entries.values()))
 
     def __len__(self) -> int:
         return len(self._entries)

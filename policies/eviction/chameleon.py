@@ -65,14 +65,15 @@ class Chameleon(KeyOrder):
     def victim(self, needed: Collection[str]) -> str:
         """Return the key outside `needed` with the lowest score."""
         keys = list(self._dispensable(needed))
-        uses, last_use_ns, size_bytes = self._uses, self._last_use_ns, self._size_bytes
-        longest_ago_ns = last_use_ns[keys[0]]
-        per_use = self._frequency_weight / max(uses[key] for key in keys)
+        uses = [self._uses[key] for key in keys]
+        sizes_bytes = [self._size_bytes[key] for key in keys]
+        last_uses_ns = [self._last_use_ns[key] for key in keys]
+        longest_ago_ns = last_uses_ns[0]
+        per_use = self._frequency_weight / max(uses)
         per_ns = self._recency_weight / max(1, self._tier.now_ns - longest_ago_ns)
-        per_byte = self._size_weight / max(1, *(size_bytes[key] for key in keys))
-
-        def score(key: str) -> float:
-            since_ns = last_use_ns[key] - longest_ago_ns
-            return per_use * uses[key] + per_ns * since_ns + per_byte * size_bytes[key]
-
-        return min(keys, key=score)
+        per_byte = self._size_weight / max(1, *sizes_bytes)
+        scores = [
+            per_use * count + per_ns * (last_use_ns - longest_ago_ns) + per_byte * size_bytes
+            for count, last_use_ns, size_bytes in zip(uses, last_uses_ns, sizes_bytes, strict=True)
+        ]
+        return keys[scores.index(min(scores))]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from sim.config import EngineConfig, ModelConfig
+from sim.config import EngineConfig, EnginesConfig
 from sim.errors import UserError
 from sim.fields import as_mapping, build, require_positive
 from sim.workload import adapter_name, lengths, ranks
@@ -74,46 +74,29 @@ class ServerConfig:
         return self.allow_runtime_lora_updating
 
 
-@dataclass(frozen=True)
-class ServeConfig:
-    """Everything a server depends on: a run's configuration without its workload, and ``serve``."""
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig(EnginesConfig):
+    """Everything a server depends on: a run's engines, and ``serve``."""
 
-    engine: EngineConfig
-    model: ModelConfig
-    profile: Mapping[str, Any]
-    admission: Mapping[str, Any]
-    eviction: Mapping[str, Any]
     serve: ServerConfig = field(default_factory=ServerConfig)
-    routing: Mapping[str, Any] = field(default_factory=lambda: {"_target_": "policies.routing.RoundRobin"})
-    replicas: int = 1
-    seed: int = 0
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """Build from the resolved configuration; raises UserError that names the key."""
-        sections = dict(values)
-        readers: dict[str, type] = {"engine": EngineConfig, "model": ModelConfig}
-        for name, section in readers.items():
-            sections[name] = build(section, as_mapping(sections.get(name, {}), name), name)
+        sections = cls.sections(values)
         server = ServerConfig.from_mapping(as_mapping(sections.get("serve", {}), "serve"))
         if server.preload:
             sections["engine"] = preloaded(sections["engine"], server.adapter_names)
         return build(cls, sections | {"serve": server}, "")
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UserError(f"seed={self.seed}: must not be negative")
-        if self.replicas < 1:
-            raise UserError(f"replicas={self.replicas}: must be greater than 0")
+        super().__post_init__()
         if self.engine.fast_forward:
             raise UserError(
                 "engine.fast_forward=true: a server tells each token when it is known; expected false"
             )
-        if self.engine.max_model_len > self.model.max_position_embeddings:
-            raise UserError(
-                f"engine.max_model_len={self.engine.max_model_len}: "
-                f"must be at most model.max_position_embeddings={self.model.max_position_embeddings}"
-            )
+        if self.bound is not None:
+            raise UserError(f"bound={self.bound!r}: a bound is no engine that could serve; expected null")
         for adapter, rank in self.ranks.items():
             if rank > self.engine.max_lora_rank:
                 raise UserError(

@@ -4,8 +4,8 @@ from collections.abc import Collection, Sequence
 
 from sim.adapters import AdapterEvent
 from sim.metrics import NS_PER_S
-from sim.replicas import ReplicaState
 from sim.request import RequestStatus
+from sim.router import ReplicaState
 from sim.serve.instruments import LABELLED_COUNTERS, Instruments
 from sim.serve.outputs import Output
 

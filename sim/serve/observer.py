@@ -1,5 +1,8 @@
 """The observer of a served engine: passes on what the engine tells."""
 
+from collections.abc import Sequence
+
+from sim.adapters import AdapterEvent
 from sim.fast_forward import DecodeRun
 from sim.request import Request
 from sim.scheduler import StepPlan
@@ -49,6 +52,10 @@ class ServingObserver:
     def on_run(self, run: DecodeRun) -> None:
         """Take the steps of a run one by one."""
         run.play(self)
+
+    def on_swaps(self, events: Sequence[AdapterEvent], now_ns: int) -> None:
+        """Count the adapters that were loaded ahead of need."""
+        self._metrics.count_swaps(events)
 
     def on_preempt(self, request: Request, now_ns: int) -> None:
         """Count a preemption."""

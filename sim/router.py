@@ -1,4 +1,4 @@
-"""Replicas: engines side by side in one simulation, and the router in front of them."""
+"""The router in front of several engines, and what its policy sees of them."""
 
 import zlib
 from collections.abc import Collection, Sequence
@@ -17,8 +17,9 @@ class ReplicaState:
 
     @property
     def num_waiting(self) -> int:
-        """Requests that wait for a place in the batch."""
-        return len(self._engine.scheduler.admission)
+        """Requests that wait for a place in the batch, or for their adapter."""
+        loader = self._engine.loader
+        return len(self._engine.scheduler.admission) + (0 if loader is None else loader.num_held)
 
     @property
     def num_running(self) -> int:
