@@ -163,7 +163,7 @@ def load_lab(
         raise UserError(f"{folder}: no run succeeded")
     metric_name = objective or _default_objective(good)
     if not any(metric(run.summary, metric_name) is not None for run in good):
-        raise UserError(f"objective={metric_name}: no run of {folder} has this metric")
+        raise UserError(f"metric={metric_name}: no run of {folder} has this metric")
     columns = varying([run.columns for run in runs])
     names = _Names(columns, axis)
     cases = _cases([run for run in good if not is_bound(run)], names, metric_name)

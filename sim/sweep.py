@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -109,7 +110,9 @@ class Follower:
             self._take()
             waited_s += POLL_S
             if waited_s >= WRITE_EVERY_S:
-                self._write()
+                # What cannot be written now is written at the end, or fails there for all to see.
+                with suppress(OSError):
+                    self._write()
                 waited_s = 0.0
 
     def _take(self) -> None:

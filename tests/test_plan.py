@@ -196,7 +196,10 @@ def test_bill_and_foreign_policies(
         (["slo.ttft_p99_ms=9", "search.max_loras=[]"], "search.max_loras=[]"),
         (["slo.ttft_p99_ms=9", "search.max_loras=[100]"], "every value is below"),
         (["slo.ttft_p99_ms=9", "search.policies=[{engine:vllm}]"], "expected one of admission"),
-        (["slo.ttft_p99_ms=9", "search.policies=[{admission:nonsense}]"], "accepted: fcfs_skip"),
+        (
+            ["slo.ttft_p99_ms=9", "search.policies=[{admission:nonsense}]"],
+            "Could not find 'admission/nonsense'; accepted: ",
+        ),
         (["slo.ttft_p99_ms=9", "search.max_replicas=0"], "search.max_replicas=0"),
         (["slo.ttft_p99_ms=9", "workload.request_rate=-1"], "workload.request_rate=-1"),
     ],
