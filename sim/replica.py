@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 
 from policies.admission import AdmissionPolicy, FcfsSkip, Priority
 from policies.eviction import EvictionPolicy, Lru
-from policies.prefetch import NoPrefetch
+from policies.prefetch import NoPrefetch, PrefetchPolicy
 from sim import profile
 from sim.adapters import AdapterTiers
 from sim.bounds import NoTiers, bounded_config, bounded_costs
@@ -79,7 +79,8 @@ class Replica:
 
     def _engine(self, env: simpy.Environment, future: Future, place: Place, observe: Observe) -> Engine:
         engine, ranks, costs = self._config.engine, self._ranks, self.costs
-        admission, tiers = self._admission(), self._tiers()
+        admission, prefetch = self._admission(), self._prefetch()
+        tiers = self._tiers(with_loader=prefetch is not None)
         scheduler = self._scheduler(admission)
         expected = ExpectedCosts(engine, self._config.model, costs, ranks, tiers.host_cache)
         view = LiveEngine(env, engine, scheduler, tiers, expected, future)
@@ -87,7 +88,8 @@ class Replica:
         tiers.slots_policy.bind(LiveTier(view, engine.max_loras, is_host_cache=False))
         tiers.host_policy.bind(LiveTier(view, engine.host_cache_entries, is_host_cache=True))
         tiers.fill(engine.initial_host_cache, engine.initial_slots)
-        loader, observer = self._loader(env, view), observe(tiers.slots)
+        loader = None if prefetch is None else self._loader(env, view, prefetch)
+        observer = observe(tiers.slots)
         graphs = CudaGraphs(self._scheduled)
         return Engine(env, engine, scheduler, tiers, graphs, costs, observer, ranks, place, loader)
 
@@ -103,10 +105,13 @@ class Replica:
         kv = pool_class(self.num_gpu_blocks, engine.block_size)
         return make_scheduler(self._scheduled, kv, admission)
 
-    def _tiers(self) -> AdapterTiers:
+    def _tiers(self, with_loader: bool) -> AdapterTiers:
         config, engine = self._config, self._config.engine
         slots_policy = self._eviction(config.eviction, "eviction")
         host_policy = self._eviction(config.host_eviction or config.eviction, "host_eviction")
+        if with_loader and isinstance(host_policy, Lru):
+            # A step cannot bring back what the loader evicts under it.
+            host_policy = Lru(protect_batch=True)
         tiers_class = NoTiers if config.bound == "throughput" else AdapterTiers
         sizes = engine.max_loras, engine.host_cache_entries
         return tiers_class(*sizes, slots_policy, host_policy, self._seed)
@@ -115,13 +120,14 @@ class Replica:
         eviction: EvictionPolicy = policy(settings, group)
         return eviction if isinstance(eviction, VLLMS_OWN) else WatchedEviction(eviction, group)
 
-    def _loader(self, env: simpy.Environment, view: LiveEngine) -> Loader | None:
-        """Return the loader, if there is something to prefetch and it takes time."""
+    def _prefetch(self) -> PrefetchPolicy | None:
+        """Return what the loader asks, if there is something to prefetch and it takes time."""
         if not self._config.prefetch or self._config.bound is not None:
             return None
-        prefetch = policy(self._config.prefetch, "prefetch")
-        if isinstance(prefetch, NoPrefetch):
-            return None
+        prefetch: PrefetchPolicy = policy(self._config.prefetch, "prefetch")
+        return None if isinstance(prefetch, NoPrefetch) else prefetch
+
+    def _loader(self, env: simpy.Environment, view: LiveEngine, prefetch: PrefetchPolicy) -> Loader:
         prefetch.bind(view)
         return Loader(env, self._config.loader, prefetch, view.tiers, self._load_ns, view.scheduler.in_use)
 

@@ -88,6 +88,14 @@ class TestCreditOfOneOvertaking(AdmissionConformance, name="credit", overtakings
     pass
 
 
+class TestAmortize(AdmissionConformance, name="amortize"):
+    pass
+
+
+class TestAmortizeForLong(AdmissionConformance, name="amortize", hold_ms=3000):
+    pass
+
+
 TESTED = {subclass.name for subclass in AdmissionConformance.__subclasses__()}
 
 

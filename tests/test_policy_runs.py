@@ -7,6 +7,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 import conf
 from sim.errors import UserError
@@ -54,7 +55,7 @@ ENGINES = st.fixed_dictionaries(
 
 def config(workload: Config, engine: Config, **policies: Any) -> Config:
     """A run on the shipped profile with vLLM's policies but for those given."""
-    return {
+    run = {
         "engine": engine,
         "model": MODEL,
         "workload": workload,
@@ -65,6 +66,9 @@ def config(workload: Config, engine: Config, **policies: Any) -> Config:
         "seed": 1,
         "warmup_s": 0,
     } | policies
+    resolved = OmegaConf.to_container(OmegaConf.create(run), resolve=True)
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
 
 
 def assert_fast_forward_changes_nothing(workload: Config, engine: Config, **policies: Any) -> None:
@@ -148,7 +152,7 @@ def test_free_swaps_happen_and_take_no_time() -> None:
 def test_the_loader_takes_loads_off_the_critical_path() -> None:
     """Every adapter is loaded, but the GPU waits for none of it."""
     summary = simulate(config(BUSY, SMALL, **BEST)).summary
-    assert summary["adapter_loads"] >= 12
+    assert summary["adapter_loads"] >= 10
     assert summary["time_share"]["loading"] == 0
     assert summary["counts"]["completed"] == 60
 
