@@ -157,11 +157,11 @@ def _report(follower: Follower, objective: Objective) -> None:
 def _compare(follower: Follower, objective: Objective) -> None:
     """Where there are several seeds, compare the settings with the first one, in words and as a file."""
     # Here and not above: every process of a job imports this module, and scipy takes longer than short runs.
-    from sim.comparison import METRICS, compare_settings, in_words  # noqa: PLC0415
+    from sim.comparison import METRICS, compare_settings, in_words, without_repeated_bounds  # noqa: PLC0415
 
     metrics = tuple(dict.fromkeys((objective.metric, *METRICS)))
     try:
-        found = compare_settings(load_runs(follower.sweep_dir), metrics)
+        found = compare_settings(without_repeated_bounds(load_runs(follower.sweep_dir)), metrics)
     except UserError:
         # Nothing to compare: one setting alone.
         return
