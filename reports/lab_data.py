@@ -204,7 +204,7 @@ class _Names:
         self._axis = axis
         self._policies = [name for name in columns if name.partition(".")[0] in POLICY_GROUPS]
         self._traffic = [name for name in columns if is_of_traffic(name) and name != "seed"]
-        ignored = {*self._policies, *self._traffic, "seed", BOUND, axis}
+        ignored = {*self._policies, *self._traffic, "seed", BOUND, "experiment", axis}
         self._engine = [name for name in columns if name not in ignored]
 
     def policy(self, run: Run) -> str:

@@ -102,6 +102,24 @@ def test_winners_losers_and_the_gap(sweep: Path) -> None:
     assert table.classes[0, 7] == "good"
 
 
+def test_several_sweeps_are_read_as_one(sweep: Path, tmp_path: Path) -> None:
+    """One sweep for the policies, one for another policy, one for the bounds: the same page."""
+    together = load_lab(sweep)
+    folders = []
+    for name, columns in {
+        "lab_parts": {"admission": POLICIES[:3], "bound": ["null"]},
+        "lab_mine": {"admission": ["mine"], "bound": ["null"]},
+        "lab_bounds": {"admission": ["fcfs_skip"], "bound": ["throughput"]},
+    }.items():
+        rows = rows_of(experiment=[name], workload=TRAFFICS, seed=list(range(5)), **columns)
+        folders.append(write_runs(tmp_path / name, rows, goodput))
+    first, *more = folders
+    apart = load_lab(first, more=more)
+    assert sentences(apart) == sentences(together)
+    assert winners_table(apart) == winners_table(together)
+    assert {case.tuned for case in apart.cases.values()} == {""}
+
+
 def test_every_policy_stands_at_its_own_best_engine_settings(tmp_path: Path) -> None:
     rows = rows_of(admission=["fcfs_skip", "mine"], seed=[0, 1], **{"engine.max_loras": [8, 16]})
     rows = [{"workload": "zipf", **row} for row in rows]
