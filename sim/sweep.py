@@ -40,6 +40,7 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Begin to follow; the ``sweep.csv`` of an earlier sweep in the same folder goes."""
+        _check_each_override_once()
         self.objective = Objective.from_mapping(OmegaConf.to_container(config.objective, resolve=True))
         self.objective.check_direction(config.hydra.sweeper)
         sweep_dir = Path(config.hydra.sweep.dir)
@@ -54,6 +55,27 @@ class SweepCallback(Callback):
         assert self.follower is not None
         self.follower.finish()
         _report(self.follower, self.objective)
+
+
+def _check_each_override_once() -> None:
+    """Let Hydra check a grid by a few of its jobs, in which every override occurs.
+
+    It would compose every job once more before the first of them runs, one after another, which takes as long
+    as simulating them. A combination that is impossible only as such becomes a row with its error.
+    """
+    check_all = BasicSweeper.validate_batch_is_legal
+
+    def check_few(sweeper: BasicSweeper, batch: Sequence[Sequence[str]]) -> None:
+        seen: set[str] = set()
+        few = []
+        for job in batch:
+            if not seen.issuperset(job):
+                few.append(job)
+                seen.update(job)
+        check_all(sweeper, few)
+
+    if check_all.__module__ != __name__:
+        setattr(BasicSweeper, "validate_batch_is_legal", check_few)  # noqa: B010
 
 
 class Follower:
