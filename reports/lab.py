@@ -29,7 +29,8 @@ def task(config: DictConfig) -> None:
     if config.dir is None:
         raise UserError(f"dir: not given; expected dir=<folder of a sweep>, as `{_MAKE}` makes it")
     folder = Path(str(config.dir))
-    lab = load_lab(folder, config.metric, config.baseline)
+    more = [Path(str(path)) for path in config.more]
+    lab = load_lab(folder, config.metric, config.baseline, more=more)
     sensitivity = [
         sensitivity_plot(found.lab, found.axis, found.values)
         for path in config.sensitivity

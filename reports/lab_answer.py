@@ -56,10 +56,7 @@ def _sentence(lab: Lab, traffic: str) -> str:
     value = write_metric(lab.objective, best.mean(lab.objective))
     found = lab.against_baseline(traffic, best.policy)
     if best.policy == lab.baseline or found is None:
-        text = (
-            f"Under {traffic} traffic nothing has a better mean {lab.objective} than {best.policy}: {value}"
-        )
-        return f"{text}.{_bound_words(lab, traffic, best.policy)}"
+        return f"Under {traffic} traffic {best.policy} itself has the best mean {lab.objective}: {value}."
     tuned = f" at {best.tuned}" if best.tuned else ""
     verdict = found.verdict(higher_is_better(lab.objective))
     claim = f"{best.policy}{tuned} has the best mean {lab.objective}, {value}: {_difference(found)}"

@@ -147,15 +147,20 @@ def load_sensitivity(folder: Path, objective: str | None = None, baseline: str |
 
 
 def load_lab(
-    folder: Path, objective: str | None = None, baseline: str | None = None, axis: str | None = None
+    folder: Path,
+    objective: str | None = None,
+    baseline: str | None = None,
+    axis: str | None = None,
+    *,
+    more: Sequence[Path] = (),
 ) -> Lab:
-    """Read the sweep in ``folder``. Raises UserError.
+    """Read the sweep in ``folder``, and those in ``more`` as if they were one with it. Raises UserError.
 
     ``axis``: a column whose values are the traffic shapes.
     ``objective``: a metric of ``summary.json``; None: goodput where the runs have it, else throughput.
     ``baseline``: a policy as the page names it; None: vLLM's own where it is there, else the first.
     """
-    runs = load_runs(folder)
+    runs = [run for sweep in (folder, *more) for run in load_runs(sweep)]
     if not any(run.columns for run in runs):
         raise UserError(f"{folder}: one run; expected the folder of a sweep over policies")
     good = [run for run in runs if run.ok]

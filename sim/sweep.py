@@ -40,6 +40,7 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Begin to follow; the ``sweep.csv`` of an earlier sweep in the same folder goes."""
+        _check_each_override_once()
         self.objective = Objective.from_mapping(OmegaConf.to_container(config.objective, resolve=True))
         self.objective.check_direction(config.hydra.sweeper)
         sweep_dir = Path(config.hydra.sweep.dir)
@@ -53,6 +54,27 @@ class SweepCallback(Callback):
         assert self.follower is not None
         self.follower.finish()
         _report(self.follower, self.objective)
+
+
+def _check_each_override_once() -> None:
+    """Let Hydra check a grid by a few of its jobs, in which every override occurs.
+
+    It would compose every job once more before the first of them runs, one after another, which takes as long
+    as simulating them. A combination that is impossible only as such becomes a row with its error.
+    """
+    check_all = BasicSweeper.validate_batch_is_legal
+
+    def check_few(sweeper: BasicSweeper, batch: Sequence[Sequence[str]]) -> None:
+        seen: set[str] = set()
+        few = []
+        for job in batch:
+            if not seen.issuperset(job):
+                few.append(job)
+                seen.update(job)
+        check_all(sweeper, few)
+
+    if check_all.__module__ != __name__:
+        setattr(BasicSweeper, "validate_batch_is_legal", check_few)  # noqa: B010
 
 
 class Follower:
@@ -157,11 +179,11 @@ def _report(follower: Follower, objective: Objective) -> None:
 def _compare(follower: Follower, objective: Objective) -> None:
     """Where there are several seeds, compare the settings with the first one, in words and as a file."""
     # Here and not above: every process of a job imports this module, and scipy takes longer than short runs.
-    from sim.comparison import METRICS, compare_settings, in_words  # noqa: PLC0415
+    from sim.comparison import METRICS, compare_settings, in_words, without_repeated_bounds  # noqa: PLC0415
 
     metrics = tuple(dict.fromkeys((objective.metric, *METRICS)))
     try:
-        found = compare_settings(load_runs(follower.sweep_dir), metrics)
+        found = compare_settings(without_repeated_bounds(load_runs(follower.sweep_dir)), metrics)
     except UserError:
         # Nothing to compare: one setting alone.
         return

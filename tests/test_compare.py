@@ -14,7 +14,7 @@ from refusal import refused
 from scipy import stats
 
 from sim.compare import PROG, main
-from sim.comparison import compare_folders, compare_settings
+from sim.comparison import compare_folders, compare_settings, without_repeated_bounds
 from sim.errors import UserError
 from sim.objective import higher_is_better
 from sim.paired import paired_difference
@@ -123,6 +123,20 @@ def test_settings_of_a_sweep_are_compared_with_the_first() -> None:
     assert {it.paired.difference for it in other.differences} == {-1.0}
     with pytest.raises(UserError, match="accepted: admission Fcfs; admission Mine"):
         compare_settings(runs, ["output_throughput"], "admission nonsense")
+
+
+def test_bounds_of_other_settings_are_left_out() -> None:
+    policies = [{"_target_": "p.Fcfs"}, {"_target_": "p.Mine"}]
+    runs = [
+        run(0, 1.0, admission=policy, bound=bound) for policy in policies for bound in (None, "throughput")
+    ]
+    kept = without_repeated_bounds(runs)
+    assert kept == [runs[0], runs[1], runs[2]]
+    found = compare_settings(kept, ["output_throughput"])
+    assert [it.setting for it in found.differences] == [
+        "admission Fcfs, bound throughput",
+        "admission Mine, bound null",
+    ]
 
 
 def test_settings_that_only_record_are_no_difference() -> None:

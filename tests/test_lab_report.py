@@ -119,6 +119,9 @@ def test_a_difference_that_may_be_chance_is_no_win(tmp_path: Path) -> None:
     rows = rows_of(workload=["zipf"], admission=["fcfs_skip", "mine"], seed=list(range(4)))
     lab = load_lab(write_runs(tmp_path, rows, lambda *_: float(rng.normal(10, 1))))
     assert headline(lab) == "No policy is shown to beat fcfs_skip"
+    (sentence,) = sentences(lab)
+    assert "itself has the best mean" in sentence or "may be chance" in sentence
+    assert "gap" not in sentence
 
 
 def test_a_latency_is_better_low(sweep: Path) -> None:
