@@ -15,6 +15,7 @@ from sim.costs import FS_PER_NS, CostModel, StepCost, StepShape
 from sim.cudagraph import CudaGraphs
 from sim.fast_forward import DecodeRun, plan_run
 from sim.fast_scheduler import FastScheduler
+from sim.lora_grid import LoraGrid
 from sim.request import Request
 from sim.scheduler import Scheduler, StepPlan
 from sim.steps import GpuIdle, StepObserver, StepRecord
@@ -77,6 +78,8 @@ class Engine:
     ranks: Mapping[str, int] = field(default_factory=dict)
     """Of the adapters whose rank is not `max_lora_rank`."""
     place: Place = field(default_factory=Place)
+    lora_grid: LoraGrid | None = None
+    """Counts the thread blocks of the LoRA kernels, for profiles that know what one costs."""
     num_steps: int = field(default=0, init=False)
     _under_way: deque[StepRecord] = field(default_factory=deque, init=False)
     _run: DecodeRun | None = field(default=None, init=False)
@@ -343,7 +346,12 @@ class Engine:
             host_cache_entries=len(self.tiers.host_cache),
             max_loras=self.config.max_loras,
             max_lora_rank=self.config.max_lora_rank,
+            num_lora_programs=self._num_lora_programs(graph.num_padded_tokens) if num_adapters else 0,
+            num_passed_over=self.scheduler.admission.take_passed_over(),
         )
+
+    def _num_lora_programs(self, num_padded_tokens: int) -> int:
+        return 0 if self.lora_grid is None else self.lora_grid.num_programs(num_padded_tokens)
 
     def _update(self, record: StepRecord) -> None:
         """The step's tokens and completions are known now."""

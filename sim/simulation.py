@@ -18,6 +18,7 @@ from sim.engine import Engine, Place, Turn
 from sim.errors import UserError
 from sim.fast_scheduler import make_scheduler
 from sim.kv_blocks import KVBlockPool
+from sim.lora_grid import lora_grid
 from sim.memory import check_host_memory, num_gpu_blocks
 from sim.metrics import NS_PER_S
 from sim.prefix_cache import PrefixCachingBlockPool
@@ -124,7 +125,9 @@ def _engine(
     tiers = AdapterTiers(engine.max_loras, engine.host_cache_entries, slots_policy, host_policy, seed)
     tiers.fill(engine.initial_host_cache, engine.initial_slots)
     costs, recorder = replica.profile.costs, replica.recorder
-    return Engine(env, engine, scheduler, tiers, CudaGraphs(engine), costs, recorder, ranks, replica.place)
+    grid = lora_grid(config.profile, config.model, engine)
+    graphs = CudaGraphs(engine)
+    return Engine(env, engine, scheduler, tiers, graphs, costs, recorder, ranks, replica.place, grid)
 
 
 def _policy(settings: Mapping[str, Any], group: str) -> Any:

@@ -8,6 +8,8 @@ steps of an unchanged batch add up in closed form.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sim.lora_grid import EXPAND_TOKENS, SHRINK_RANKS, SHRINK_TOKENS, num_splits
+
 TILE_TOKENS = 64
 """Rows of a matrix product's tile: the cost of a linear layer grows by whole tiles."""
 BLOCK_TOKENS = 16
@@ -25,6 +27,16 @@ def _blocks(step: Any) -> Any:
     return -(-step.num_lora_tokens // rows) * adapters
 
 
+def _tiles(step: Any, size: int) -> Any:
+    """Tiles of `size` tokens of one adapter each: of the decoding requests, dealt out evenly, and of prompts."""
+    adapters = step.num_adapters
+    decoding = step.num_reqs - step.num_prefill_reqs
+    per_adapter = size * (adapters + (adapters == 0))
+    return adapters * (-(-decoding // per_adapter) + (decoding == 0)) + (
+        (adapters > 0) * (step.num_prefill_tokens // size)
+    )
+
+
 TERMS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "constant": ("a step", lambda step: step.num_reqs > 0),
     "reqs": ("a request", lambda step: step.num_reqs),
@@ -37,6 +49,23 @@ TERMS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "prefill_reqs": ("a request in prefill", lambda step: step.num_prefill_reqs),
     "attention_work": ("a token of prefill times a token it attends to", lambda step: step.attention_work),
     "kv_tokens": ("a token of context of a decoding request", lambda step: step.kv_tokens),
+    "passed_over": ("a waiting request looked at in vain", lambda step: step.num_passed_over),
+    "lora_programs": (
+        "a thread block that the LoRA kernels launch (sim/lora_grid.py)",
+        lambda step: step.num_lora_programs,
+    ),
+    "expand_tiles": (
+        f"{EXPAND_TOKENS} tokens of one adapter, rounded up",
+        lambda step: _tiles(step, EXPAND_TOKENS),
+    ),
+    "shrink_programs": (
+        f"{SHRINK_TOKENS} tokens of one adapter, rounded up, times parts of the sum and ranks / {SHRINK_RANKS}",
+        lambda step: (
+            _tiles(step, SHRINK_TOKENS)
+            * num_splits(step.num_padded_tokens)
+            * -(-step.max_lora_rank // SHRINK_RANKS)
+        ),
+    ),
     "waiting": ("a waiting request", lambda step: step.num_waiting),
     "lora": ("a step with any adapter", lambda step: _lora(step) * 1),
     "lora_padded_tokens": (

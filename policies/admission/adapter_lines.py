@@ -55,6 +55,10 @@ class AdapterLines(ABC, Generic[R]):
         """Return None: only what waits and runs decides."""
         return None
 
+    def take_passed_over(self) -> int:
+        """Return 0: requests of other adapters are not looked at."""
+        return 0
+
     def _matching(self, view: AdmissionView) -> Iterator[R]:
         """Merge the lines of the step's adapters and of requests without one."""
         waiting = self._lines

@@ -84,6 +84,13 @@ class AdmissionPolicy(Protocol[R]):
         """
         ...
 
+    def take_passed_over(self) -> int:
+        """Requests that were looked at and left waiting since this was last asked, where that costs time.
+
+        0 for a queue that does not look at requests whose adapter does not fit.
+        """
+        ...
+
     def __len__(self) -> int:
         """Number of waiting requests."""
         ...
