@@ -132,5 +132,3 @@ class Client:
             self._blocked_since_ns = None
             self._arrival_s = now_ns / NS_PER_S
             self._await_next()
-
-

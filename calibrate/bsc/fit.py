@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from calibrate.bsc.microbenchmarks import LOADING_OUTPUT, Run, runs, steps
 from calibrate.bsc.tables import read
+from calibrate.dataset import read_json
 from calibrate.fit import rounded
 from calibrate.kv_capacity import COLUMNS as CAPACITY_COLUMNS
 from calibrate.regression import Floats, design, fit, intervals, relative_errors
@@ -103,7 +104,9 @@ def observations(run: Run, shapes: pd.DataFrame) -> list[Observation]:
 def with_programs(shapes: pd.DataFrame, model: ModelConfig, floor: int) -> pd.DataFrame:
     """Return the shapes with `num_lora_programs`."""
     programs = [
-        LoraGrid(model, int(row.max_loras), int(row.max_lora_rank), floor).num_programs(int(row.num_padded_tokens))
+        LoraGrid(model, int(row.max_loras), int(row.max_lora_rank), floor).num_programs(
+            int(row.num_padded_tokens)
+        )
         if row.num_adapters
         else 0
         for row in shapes.itertuples()
@@ -123,7 +126,9 @@ class Pool:
             for name in (models if column.unit is None else ["all"])
         ]
         self.measured = np.array([observation.measured_ms for observation in found])
-        self.groups = pd.Series([f"{seen.run.model} {seen.run.kind} {seen.run.max_num_seqs}" for seen in found])
+        self.groups = pd.Series(
+            [f"{seen.run.model} {seen.run.kind} {seen.run.max_num_seqs}" for seen in found]
+        )
 
     def counts(self, floor: int) -> Floats:
         """Return the counts of each column, shape (equations, columns), the requests submitted last."""
@@ -213,7 +218,9 @@ def activation_ms(
     return max(float(np.mean(durations)), 0.0)
 
 
-def capacity(path: Path, name: str, model: ModelConfig, engine: EngineConfig, gpu_bytes: int) -> MemoryProfile:
+def capacity(
+    path: Path, name: str, model: ModelConfig, engine: EngineConfig, gpu_bytes: int
+) -> MemoryProfile:
     """Return what engines that were started had beside weights, slots and KV cache."""
     table = read(path, CAPACITY_COLUMNS, "kv_capacity")
     rows = table[(table.model == name) & table.status.isna() & table.kv_tokens.notna()]
@@ -256,8 +263,9 @@ def profile(
 ) -> dict[str, Any]:
     """Return a whole profile."""
     none: dict[str, Any] = {"constant_ms": 0.0, "rank_ms": 0.0, "spread": [1.0, 1.0]}
-    scan = {"value": config["scan_ms"], "ci95": [config["scan_ms"]] * 2, "unit": f"ms for {TERMS['passed_over'][0]}"}
-    files = {key: Path(config[key]) for key in ("microbenchmarks", "kv_capacity")}
+    scan_ms = float(read_json(Path(config["scan"]))["ms_per_request"])
+    scan = {"value": scan_ms, "ci95": [scan_ms, scan_ms], "unit": f"ms for {TERMS['passed_over'][0]}"}
+    files = {key: Path(config[key]) for key in ("microbenchmarks", "kv_capacity", "scan")}
     floor = min(tried, key=lambda key: tried[key])
     return {
         "kind": "fitted",
@@ -289,8 +297,9 @@ def profile(
         "provenance": {
             "gpu": "NVIDIA H100 64GB",
             "versions": {"vllm": "0.8.5"},
-            "files_sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files.values()},
-            "scan": config["scan_source"],
+            "files_sha256": {
+                path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files.values()
+            },
         },
     }
 

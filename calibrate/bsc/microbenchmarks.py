@@ -101,7 +101,9 @@ def _run(row: Mapping[Any, Any]) -> Run | None:
         if found := re.fullmatch(pattern, row["dir"]):
             of = found.groupdict()
             slots = 1 if note == "one slot" else int(of.get("slots") or 0)
-            adapters = {"all slots": slots, "one slot": LOADING_ADAPTERS}.get(note, int(of.get("adapters") or 0))
+            adapters = {"all slots": slots, "one slot": LOADING_ADAPTERS}.get(
+                note, int(of.get("adapters") or 0)
+            )
             return Run(
                 name=row["dir"],
                 model=of["model"],
@@ -153,9 +155,7 @@ def _submit(env: simpy.Environment, engine: Engine, run: Run) -> Generator[Event
     for number, adapter in enumerate(drawn):
         index = number % run.num_adapters if in_turn else adapter
         name = f"adapter-{index:04d}" if run.num_adapters else None
-        request = Request(
-            str(number), int(env.now), run.input_length, run.output_length, adapter=name
-        )
+        request = Request(str(number), int(env.now), run.input_length, run.output_length, adapter=name)
         engine.submit(request)
         yield env.timeout(round(SUBMIT_MS * 1e6))
 

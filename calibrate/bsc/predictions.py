@@ -55,7 +55,9 @@ def predict(one: Setting, config: Mapping[str, Any]) -> Hour:
 def predict_all(found: list[Setting], config: Mapping[str, Any]) -> list[Hour]:
     """Return the predictions, made in processes of their own, those that take longest first."""
     hours: dict[int, Hour] = {}
-    order = sorted(range(len(found)), key=lambda number: -min(found[number].request_rate, 30 + found[number].max_loras))
+    order = sorted(
+        range(len(found)), key=lambda number: -min(found[number].request_rate, 30 + found[number].max_loras)
+    )
     processes = config["processes"] or os.cpu_count() or 1
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(predict, found[number], config): number for number in order}

@@ -157,7 +157,9 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def text(scores: Mapping[str, Any]) -> str:
     """Return the scores as they are printed."""
-    lines = [f"{scores['compared']} of {scores['rows']} rows compared, {scores['predicted_oom']} predicted to run out of memory"]
+    lines = [
+        f"{scores['compared']} of {scores['rows']} rows compared, {scores['predicted_oom']} predicted to run out of memory"
+    ]
     for name, records in scores["errors"].items():
         lines += [f"\n{name}", pd.DataFrame(records).to_string(index=False)]
     lines += [f"\nregret of max_loras, {who}: {found}" for who, found in scores["regret"].items()]

@@ -104,5 +104,7 @@ def _numbers(row: Mapping[Any, Any], name: str, where: str) -> list[float]:
     except ValueError:
         values = []
     if not values or any(not value > 0 for value in values):
-        raise UserError(f"{where}: {name}={row[name]!r}: expected numbers greater than 0, separated by spaces")
+        raise UserError(
+            f"{where}: {name}={row[name]!r}: expected numbers greater than 0, separated by spaces"
+        )
     return values

@@ -6,4 +6,12 @@ from policies.admission.priority import Priority
 from policies.admission.protocol import AdmissionPolicy, AdmissionView, WaitingRequest
 from policies.admission.vllm import vllm_queue
 
-__all__ = ["AdmissionPolicy", "AdmissionView", "FcfsSkip", "OneQueue", "Priority", "WaitingRequest", "vllm_queue"]
+__all__ = [
+    "AdmissionPolicy",
+    "AdmissionView",
+    "FcfsSkip",
+    "OneQueue",
+    "Priority",
+    "WaitingRequest",
+    "vllm_queue",
+]
