@@ -1,4 +1,4 @@
-"""``python -m reports.bsc``: the study's runs, measured and predicted, as a page of tables and plots in Markdown."""
+"""``python -m reports.bsc``: the study's runs, measured and predicted, as tables and plots."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

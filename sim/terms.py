@@ -28,7 +28,7 @@ def _blocks(step: Any) -> Any:
 
 
 def _tiles(step: Any, size: int) -> Any:
-    """Tiles of `size` tokens of one adapter each: of the decoding requests, dealt out evenly, and of prompts."""
+    """Tiles of `size` tokens of one adapter: of decoding requests, dealt out evenly, and of prompts."""
     adapters = step.num_adapters
     decoding = step.num_reqs - step.num_prefill_reqs
     per_adapter = size * (adapters + (adapters == 0))
@@ -59,7 +59,7 @@ TERMS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
         lambda step: _tiles(step, EXPAND_TOKENS),
     ),
     "shrink_programs": (
-        f"{SHRINK_TOKENS} tokens of one adapter, rounded up, times parts of the sum and ranks / {SHRINK_RANKS}",
+        f"{SHRINK_TOKENS} tokens of one adapter, rounded up, times the sum's parts, times ranks / {SHRINK_RANKS}",
         lambda step: (
             _tiles(step, SHRINK_TOKENS)
             * num_splits(step.num_padded_tokens)

@@ -1,1 +1,1 @@
-"""Real runs of vLLM 0.8.5 that others measured: profiles from their microbenchmarks, predictions of their hours."""
+"""Real runs of vLLM 0.8.5 that others measured: profiles from microbenchmarks, predictions of hours."""

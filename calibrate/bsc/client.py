@@ -1,8 +1,8 @@
 """The study's client: Poisson arrivals of every adapter, each over a connection of its own, while ports last.
 
 It runs beside the server, and Linux gives outgoing connections the ports 32768 to 60999
-(`net.ipv4.ip_local_port_range`). A request that finds none free fails at once and is not tried again, so no more
-than 28,232 can be waiting or running, however many are sent.
+(`net.ipv4.ip_local_port_range`). A request that finds none free fails at once and is not tried again, so no
+more than 28,232 can be waiting or running, however many are sent.
 """
 
 from array import array
@@ -54,9 +54,10 @@ def lengths(mean: float, sigma: float, seed: int, name: str) -> Iterator[int]:
 class Client:
     """Sends to one engine, and keeps what its requests tell when they are complete.
 
-    All arrivals together are a Poisson process of the sum of the rates, each for an adapter in proportion to
-    its rate. The study's client draws them with numpy's generator and seed 0, and so do these. An arrival that
-    finds no port leaves no trace, so arrivals between the one that takes the last port and the next completion
+    All arrivals together are a Poisson process of the sum of the rates, each for an adapter in proportion
+    to its rate. The study's client draws its waits with numpy's generator and seed 0, one after another for
+    whichever adapter is next; their sum decides how many arrive, and it is the same here. An arrival that
+    finds no port leaves no trace, so those between the one that takes the last port and the next completion
     are not drawn.
     """
 

@@ -17,7 +17,17 @@ import pandas as pd
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from calibrate.bsc.microbenchmarks import LOADING_OUTPUT, Run, runs, steps
+from calibrate.bsc.equations import (
+    COLUMNS,
+    GRAPHS,
+    Observation,
+    Pool,
+    held_out,
+    observations,
+    units,
+    with_programs,
+)
+from calibrate.bsc.microbenchmarks import LOADING_OUTPUT, runs, steps
 from calibrate.bsc.tables import read
 from calibrate.dataset import read_json
 from calibrate.fit import rounded
@@ -27,139 +37,8 @@ from sim.cli import hydra_entry
 from sim.config import EngineConfig, ModelConfig
 from sim.errors import UserError
 from sim.files import write_atomically
-from sim.lora_grid import LoraGrid, modules
 from sim.memory import MemoryProfile, slot_bytes
 from sim.terms import TERMS
-
-GRAPHS = ("piecewise", "none")
-LONG_RUN = 1000
-"""A run with fewer requests says more of the front end than of the engine."""
-SUBMIT = "submit"
-
-
-@dataclass(frozen=True)
-class Column:
-    """A term of the steps with some graph modes, with a coefficient of each model's or one for all."""
-
-    term: str
-    graphs: Sequence[str] = GRAPHS
-    unit: str | None = None
-    """What a count is multiplied with to be the same work for each model: a key of `units`. None: own."""
-
-
-COLUMNS = (
-    Column("constant"),
-    Column("constant", ("none",)),
-    Column("reqs"),
-    Column("kv_tokens"),
-    Column("padded_tokens", unit="weights"),
-    Column("prefill_reqs", unit="one"),
-    Column("lora_programs", unit="one"),
-    Column("expand_tiles", unit="expand_programs"),
-    Column("shrink_programs", unit="shrink_programs"),
-    Column("lora_padded_tokens", ("none",), unit="lora_outputs"),
-)
-"""A LoRA kernel with few programs takes its latency (`lora_kernel_floor`), not its latency and its programs' time.
-Above the captured sizes a step's LoRA outputs no longer fit in the GPU's cache, and each token's are read and
-written once more."""
-
-
-def units(model: ModelConfig) -> dict[str, float]:
-    """Return what one of each shared term is for `model`."""
-    linear = model.linear_shapes()
-    layers = model.num_hidden_layers
-    return {
-        "one": 1.0,
-        "weights": 1e-9 * layers * sum(inputs * outputs for inputs, outputs in linear),
-        "expand_programs": layers * sum(slices * columns for slices, columns in modules(model)),
-        "shrink_programs": layers * sum(slices for slices, _ in modules(model)),
-        "lora_outputs": 1e-6 * layers * sum(outputs for _, outputs in linear),
-    }
-
-
-@dataclass(frozen=True)
-class Observation:
-    """One equation of the fit."""
-
-    run: Run
-    quantity: str
-    weights: Floats
-    """How often each of `shapes` counts."""
-    shapes: pd.DataFrame
-    measured_ms: float
-    num_submitted: int = 0
-
-
-def observations(run: Run, shapes: pd.DataFrame) -> list[Observation]:
-    """Return what a run shows: its duration where it only computes prompts, else the time between tokens."""
-    counts = shapes.steps.to_numpy(), shapes.gaps.to_numpy()
-    if run.kind == "input":
-        if run.num_requests < LONG_RUN:
-            return []
-        return [Observation(run, "duration", counts[0], shapes, run.duration_ms, run.num_requests)]
-    gap_ms = run.median_itl_ms if run.kind == "loading" else run.mean_itl_ms
-    return [Observation(run, "gap", counts[1] / counts[1].sum(), shapes, gap_ms)]
-
-
-def with_programs(shapes: pd.DataFrame, model: ModelConfig, floor: int) -> pd.DataFrame:
-    """Return the shapes with `num_lora_programs`."""
-    programs = [
-        LoraGrid(model, int(row.max_loras), int(row.max_lora_rank), floor).num_programs(
-            int(row.num_padded_tokens)
-        )
-        if row.num_adapters
-        else 0
-        for row in shapes.itertuples()
-    ]
-    return shapes.assign(num_lora_programs=programs)
-
-
-class Pool:
-    """The equations of all models, in columns."""
-
-    def __init__(self, found: Sequence[Observation], models: Mapping[str, ModelConfig]) -> None:
-        self.found = found
-        self.models = models
-        self.keys = [
-            (number, None if column.unit else name)
-            for number, column in enumerate(COLUMNS)
-            for name in (models if column.unit is None else ["all"])
-        ]
-        self.measured = np.array([observation.measured_ms for observation in found])
-        self.groups = pd.Series(
-            [f"{seen.run.model} {seen.run.kind} {seen.run.max_num_seqs}" for seen in found]
-        )
-
-    def counts(self, floor: int) -> Floats:
-        """Return the counts of each column, shape (equations, columns), the requests submitted last."""
-        return np.array([self._row(observation, floor) for observation in self.found])
-
-    def _row(self, observation: Observation, floor: int) -> list[float]:
-        model = self.models[observation.run.model]
-        scale, row = units(model), []
-        shapes = with_programs(observation.shapes, model, floor)
-        for number, owner in self.keys:
-            column = COLUMNS[number]
-            if owner not in (None, observation.run.model):
-                row.append(0.0)
-                continue
-            counted = observation.weights * shapes.graph.isin(column.graphs).to_numpy()
-            count = float(design(shapes, [column.term])[:, 0] @ counted)
-            row.append(count * (scale[column.unit] if column.unit else 1.0))
-        return [*row, float(observation.num_submitted)]
-
-
-def held_out(counts: Floats, pool: Pool) -> Floats:
-    """Return predictions for each group of runs by a fit to all others; NaN where a column would be unknown."""
-    predicted = np.full(len(counts), np.nan)
-    for group in sorted(set(pool.groups)):
-        left = (pool.groups != group).to_numpy()
-        known = (counts[left] != 0).any(axis=0)
-        ours = ~left & ~(counts[:, ~known] != 0).any(axis=1)
-        coefficients = np.zeros(counts.shape[1])
-        coefficients[known] = fit(counts[np.ix_(left, known)], pool.measured[left])
-        predicted[ours] = counts[ours] @ coefficients
-    return predicted
 
 
 def steps_section(
@@ -199,10 +78,10 @@ def activation_ms(
     models: Mapping[str, ModelConfig],
     floor: int,
 ) -> float:
-    """Return the mean time of an activation, from requests that ran one after another, each with another adapter.
+    """Return the mean time of an activation, from requests that ran one by one, each with another adapter.
 
-    With n of them from the instant t0, each taking s, the last one ends at t0 + n s and the mean first token is
-    known at t0 + (n - 1) / 2 s + s less the time of the other tokens. What s has beside its steps is the
+    With n of them from the instant t0, each taking s, the last one ends at t0 + n s and the mean first token
+    is known at t0 + (n - 1) / 2 s + s less the time of the other tokens. What s has beside its steps is the
     activation.
     """
     durations = []
@@ -218,11 +97,10 @@ def activation_ms(
     return max(float(np.mean(durations)), 0.0)
 
 
-def capacity(
-    path: Path, name: str, model: ModelConfig, engine: EngineConfig, gpu_bytes: int
-) -> MemoryProfile:
-    """Return what engines that were started had beside weights, slots and KV cache."""
-    table = read(path, CAPACITY_COLUMNS, "kv_capacity")
+def capacity(config: Mapping[str, Any], name: str, model: ModelConfig) -> MemoryProfile:
+    """Return what engines that were started had beside weights, slots and KV cache. Raises UserError."""
+    path, gpu_bytes = Path(config["kv_capacity"]), int(config["gpu_memory_bytes"])
+    table, engine = read(path, CAPACITY_COLUMNS, "kv_capacity"), engine_of(config, name, model)
     rows = table[(table.model == name) & table.status.isna() & table.kv_tokens.notna()]
     if rows.empty:
         raise UserError(f"kv_capacity={path}: no engine of {name} that started")
@@ -246,41 +124,51 @@ class _NoAliases(yaml.SafeDumper):
 
 
 HEADER = """# Made by `python -m calibrate.bsc.fit` from the files named under provenance; do not edit.
-# Durations in ms, coefficients with 95 % bootstrap intervals over groups of runs. The scheduler of vLLM 0.8.5 waits for
-# each step, so its host's work is in gpu_ms too, but for the search of the waiting queue. Terms: sim/terms.py.
+# Durations in ms, coefficients with 95 % bootstrap intervals over groups of runs. The scheduler of vLLM 0.8.5
+# waits for each step, so its host's work is in gpu_ms too, but for the search of the waiting queue.
+# Terms: sim/terms.py.
 """
 
 
-def profile(
-    config: Mapping[str, Any],
-    name: str,
-    model_name: str,
-    sections: Mapping[str, Any],
-    swap_ms: float,
-    memory: MemoryProfile,
-    errors: pd.DataFrame,
-    tried: Mapping[int, float],
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Fitted:
+    """What was found for one model."""
+
+    model: ModelConfig
+    steps: Mapping[str, Any]
+    activation_ms: float
+    memory: MemoryProfile
+    errors: pd.DataFrame
+    tried: Mapping[int, float]
+    """Floor of a LoRA kernel -> relative error."""
+
+    @property
+    def floor(self) -> int:
+        """The one with the smallest error."""
+        return min(self.tried, key=lambda floor: self.tried[floor])
+
+
+def profile(config: Mapping[str, Any], name: str, fitted: Fitted) -> dict[str, Any]:
     """Return a whole profile."""
     none: dict[str, Any] = {"constant_ms": 0.0, "rank_ms": 0.0, "spread": [1.0, 1.0]}
     scan_ms = float(read_json(Path(config["scan"]))["ms_per_request"])
     scan = {"value": scan_ms, "ci95": [scan_ms, scan_ms], "unit": f"ms for {TERMS['passed_over'][0]}"}
     files = {key: Path(config[key]) for key in ("microbenchmarks", "kv_capacity", "scan")}
-    floor = min(tried, key=lambda key: tried[key])
+    memory = fitted.memory
     return {
         "kind": "fitted",
         "schema_version": 1,
         "name": config["profiles"][name],
-        "model": model_name,
-        "steps": dict(sections),
+        "model": fitted.model.name,
+        "steps": dict(fitted.steps),
         "host": {"schedule_ms": {"passed_over": scan}, "prepare_ms": {}, "remap_ms": {}, "update_ms": {}},
         "swaps": {
             "load_growing": none,
             "load_recycled": dict(none),
-            "activate": {"constant_ms": rounded(swap_ms), "rank_ms": 0.0, "spread": [1.0, 1.0]},
+            "activate": {"constant_ms": rounded(fitted.activation_ms), "rank_ms": 0.0, "spread": [1.0, 1.0]},
         },
         "host_scale": {"steps": 1.0, "load": 1.0, "activate": 1.0},
-        "lora_kernel_floor": floor,
+        "lora_kernel_floor": fitted.floor,
         "memory": {
             "gpu_memory_bytes": memory.gpu_memory_bytes,
             "non_kv_overhead_bytes": memory.non_kv_overhead_bytes,
@@ -288,11 +176,11 @@ def profile(
         "ranges": {},
         "error_pct": {
             str(row.kind): {"runs": int(row.runs), "train": float(row.train), "heldout": float(row.heldout)}
-            for row in errors.itertuples()
+            for row in fitted.errors.itertuples()
         },
         "forms_tried": {
             f"lora_kernel_floor {tried_floor}": {"rms_error_pct": round(100 * error, 3)}
-            for tried_floor, error in tried.items()
+            for tried_floor, error in fitted.tried.items()
         },
         "provenance": {
             "gpu": "NVIDIA H100 64GB",
@@ -305,7 +193,7 @@ def profile(
 
 
 def error_table(pool: Pool, train: Floats, unseen: Floats) -> pd.DataFrame:
-    """Return a row per run with its errors in percent; `heldout` NaN where nothing was left to predict it by."""
+    """Return a row per run: measured, fitted, and predicted by a fit to the other groups (NaN: impossible)."""
     return pd.DataFrame(
         {
             "model": [seen.run.model for seen in pool.found],
@@ -335,22 +223,26 @@ def _rms(counts: Floats, measured: Floats) -> float:
     return float(np.sqrt(np.mean((counts @ fit(counts, measured) / measured - 1) ** 2)))
 
 
+def equations_of(
+    config: Mapping[str, Any], models: Mapping[str, ModelConfig], memories: Mapping[str, MemoryProfile]
+) -> Pool:
+    """Return the equations of all microbenchmarks. Raises UserError for a model that is not configured."""
+    engines = {name: engine_of(config, name, model) for name, model in models.items()}
+    found: list[Observation] = []
+    for run in runs(Path(config["microbenchmarks"])):
+        if run.model not in models:
+            accepted = ", ".join(models)
+            raise UserError(f"microbenchmarks: model {run.model}: expected one of {accepted}")
+        found += observations(run, steps(run, engines[run.model], models[run.model], memories[run.model]))
+    return Pool(found, models)
+
+
 def task(cfg: DictConfig) -> None:
     """Fit, and write the profiles and the table of errors."""
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     models = {name: ModelConfig(**config["models"][key]) for name, key in config["names"].items()}
-    engines = {name: engine_of(config, name, model) for name, model in models.items()}
-    memories = {
-        name: capacity(Path(config["kv_capacity"]), name, model, engines[name], config["gpu_memory_bytes"])
-        for name, model in models.items()
-    }
-    found = []
-    for run in runs(Path(config["microbenchmarks"])):
-        if run.model not in models:
-            raise UserError(f"microbenchmarks: model {run.model} is not in conf/bsc_fit.yaml")
-        shapes = steps(run, engines[run.model], models[run.model], memories[run.model])
-        found += observations(run, shapes)
-    pool = Pool(found, models)
+    memories = {name: capacity(config, name, model) for name, model in models.items()}
+    pool = equations_of(config, models, memories)
     trials = {floor: pool.counts(floor) for floor in config["floors"]}
     tried = {floor: _rms(counts, pool.measured) for floor, counts in trials.items()}
     floor = min(tried, key=lambda key: tried[key])
@@ -359,10 +251,12 @@ def task(cfg: DictConfig) -> None:
     ci95 = intervals(counts, pool.measured, pool.groups, config["seed"])
     table = error_table(pool, counts @ coefficients, held_out(counts, pool))
     sections = {name: steps_section(name, model, pool, coefficients, ci95) for name, model in models.items()}
-    swap_ms = activation_ms([seen for seen in found if seen.run.kind == "loading"], sections, models, floor)
+    of_loading = [seen for seen in pool.found if seen.run.kind == "loading"]
+    swap_ms = activation_ms(of_loading, sections, models, floor)
     for name, model in models.items():
         errors = by_kind(table[table.model == name])
-        values = profile(config, name, model.name, sections[name], swap_ms, memories[name], errors, tried)
+        found = Fitted(model, sections[name], swap_ms, memories[name], errors, tried)
+        values = profile(config, name, found)
         text = HEADER + yaml.dump(values, Dumper=_NoAliases, sort_keys=False, width=120)
         write_atomically(Path(config["out"]) / f"{values['name']}.yaml", text.encode())
     write_atomically(Path(config["tables"]), table.to_csv(index=False, float_format="%.10g").encode())

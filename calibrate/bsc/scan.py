@@ -82,7 +82,7 @@ class Queue:
 
 
 def measure(num_requests: int, repeats: int) -> float:
-    """Return the least CPU time for one request, in ms, of a queue of `num_requests` with 223 prompt tokens each.
+    """Return the least CPU time for one request, in ms, of a queue of `num_requests` with 223 tokens each.
 
     The least, because whatever else the machine does can only add to it.
     """

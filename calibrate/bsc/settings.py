@@ -1,5 +1,6 @@
-"""A row of the study's runs as settings of a simulation: nothing that was measured in the run but its mean lengths."""
+"""A row of the study's runs as settings of a simulation: nothing measured but the mean lengths."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,7 +40,7 @@ class Setting:
         return sum(self.rates)
 
     def engine(self, base: EngineConfig, model: ModelConfig) -> EngineConfig:
-        """Return the engine of the run: `base` with the run's flags, the model's context and warm host memory."""
+        """Return the engine of the run: `base` with its flags, the model's context and a warm host cache."""
         return replace(
             base,
             max_loras=self.max_loras,
@@ -88,7 +89,7 @@ def setting(row: Mapping[Any, Any], lengths: tuple[float, float], where: str) ->
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and value == value
+    return isinstance(value, int | float) and not math.isnan(value)
 
 
 def _number(row: Mapping[Any, Any], name: str, where: str) -> float:

@@ -1,4 +1,4 @@
-"""First come, first served from one queue that is searched from its head in every step: vLLM 0.8.5's default."""
+"""First come, first served from one queue, searched from its head in every step: vLLM 0.8.5's."""
 
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -59,7 +59,7 @@ class OneQueue(AdapterLines[R]):
         return num_passed_over
 
     def _matching(self, view: AdmissionView) -> Iterator[R]:
-        """Count what lies in front of the last request that is tried, or everything if none is left to try."""
+        """Count what lies in front of the last request that is tried; everything if none is left to try."""
         for request in super()._matching(view):
             self._num_passed_over = self._num_before(self._entries[request][0])
             yield request
