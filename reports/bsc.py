@@ -59,7 +59,7 @@ def task(config: DictConfig) -> None:
 
 
 def compared(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with a result and a prediction, with their regime and the time to first token of all."""
+    """Return the rows with a result and a prediction, with their regime and the TTFT of all requests."""
     rows = rows[rows.out_tok_s.notna() & (rows.sim_status == "ok")]
     sent = rows.offered_req_s * rows.total_time
     measured = rows.mean_ttft_ms * rows.completed + (sent - rows.completed) * rows.duration_s * 1e3
@@ -125,7 +125,8 @@ def _curve(key: Any, part: pd.DataFrame) -> Callable[[Axes], None]:
         slots = sorted(part.max_loras.unique())
         axes.set_xticks(slots, [f"{value:.0f}" for value in slots])
         axes.set_ylim(0, 1.15 * max(part.out_tok_s.max(), part.sim_out_tok_s.max()))
-        title = f"{str(model).split('-', maxsplit=1)[0]}, {num_adapters:.0f} adapters\nrank {ranks}, {str(rates).split()[-1]}/s"
+        name, rate = str(model).split("-", maxsplit=1)[0], str(rates).split()[-1]
+        title = f"{name}, {num_adapters:.0f} adapters\nranks {ranks}, up to {rate}/s"
         axes.set_title(title, fontsize=7)
 
     return paint
@@ -137,17 +138,18 @@ def page(scores: Mapping[str, Any]) -> str:
     lines = [
         "# Real hours of vLLM 0.8.5 that others measured, predicted",
         "",
-        "Made by `python -m calibrate.bsc` and `python -m reports.bsc` from the runs of the LoRA Digital Twin study",
-        '(arXiv 2508.08343; one hour each on an H100, up to 384 adapters), whose own simulator stands beside as "twin".',
-        "The profiles are fitted to the study's microbenchmarks alone; a run is predicted from its settings and its mean",
-        "lengths, which over completed requests are censored in overload. SMAPE is 2 |a - b| / (|a| + |b|).",
+        "Made by `python -m calibrate.bsc` and `python -m reports.bsc` from runs of the LoRA Digital Twin",
+        "study (arXiv 2508.08343; one hour each on an H100, up to 384 adapters); its simulator is the twin.",
+        "The profiles are fitted to the study's microbenchmarks alone; a run is predicted from its settings",
+        "and mean lengths, which over completed requests are censored in overload.",
+        "SMAPE is 2 |a - b| / (|a| + |b|).",
         "",
-        f"{scores['compared']} of {scores['rows']} rows are compared; {scores['predicted_oom']} are predicted to run out of",
-        f"memory, of which {scores['measured_but_predicted_oom']} ran.",
+        f"{scores['compared']} of {scores['rows']} rows are compared; {scores['predicted_oom']} are predicted",
+        f"to run out of memory; of these {scores['measured_but_predicted_oom']} ran.",
         "",
         *_table(parts["all"], targets=True),
         "",
-        f"Regret of the `max_loras` with the highest predicted throughput (target: under {REGRET_TARGET_PCT} %):",
+        f"Regret of the best predicted `max_loras` (wanted: under {REGRET_TARGET_PCT} %):",
         "",
         *_regret(scores["regret"]),
         "",

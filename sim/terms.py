@@ -59,7 +59,7 @@ TERMS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
         lambda step: _tiles(step, EXPAND_TOKENS),
     ),
     "shrink_programs": (
-        f"{SHRINK_TOKENS} tokens of one adapter, rounded up, times the sum's parts, times ranks / {SHRINK_RANKS}",
+        f"{SHRINK_TOKENS} tokens of one adapter times the sum's parts times {SHRINK_RANKS} ranks, rounded up",
         lambda step: (
             _tiles(step, SHRINK_TOKENS)
             * num_splits(step.num_padded_tokens)

@@ -82,14 +82,12 @@ def observations(run: Run, shapes: pd.DataFrame) -> list[Observation]:
 
 def with_programs(shapes: pd.DataFrame, model: ModelConfig, floor: int) -> pd.DataFrame:
     """Return the shapes with `num_lora_programs`."""
-    programs = [
-        LoraGrid(model, int(row.max_loras), int(row.max_lora_rank), floor).num_programs(
-            int(row.num_padded_tokens)
-        )
-        if row.num_adapters
-        else 0
-        for row in shapes.itertuples()
-    ]
+    grids: dict[tuple[int, int], LoraGrid] = {}
+    programs = []
+    for row in shapes.to_dict("records"):
+        key = int(row["max_loras"]), int(row["max_lora_rank"])
+        grid = grids.setdefault(key, LoraGrid(model, *key, floor))
+        programs.append(grid.num_programs(int(row["num_padded_tokens"])) if row["num_adapters"] else 0)
     return shapes.assign(num_lora_programs=programs)
 
 

@@ -108,10 +108,10 @@ def capacity(config: Mapping[str, Any], name: str, model: ModelConfig) -> Memory
     overheads = [
         requested
         - model.weight_bytes()
-        - int(row.max_loras)
-        * slot_bytes(model, int(row.max_lora_rank), engine.lora_embeddings, engine.lora_extra_vocab_size)
-        - int(row.kv_tokens) * model.kv_bytes_per_token()
-        for row in rows.itertuples()
+        - int(row["max_loras"])
+        * slot_bytes(model, int(row["max_lora_rank"]), engine.lora_embeddings, engine.lora_extra_vocab_size)
+        - int(row["kv_tokens"]) * model.kv_bytes_per_token()
+        for row in rows.to_dict("records")
     ]
     return MemoryProfile(gpu_memory_bytes=gpu_bytes, non_kv_overhead_bytes=int(np.median(overheads)))
 
@@ -175,8 +175,8 @@ def profile(config: Mapping[str, Any], name: str, fitted: Fitted) -> dict[str, A
         },
         "ranges": {},
         "error_pct": {
-            str(row.kind): {"runs": int(row.runs), "train": float(row.train), "heldout": float(row.heldout)}
-            for row in fitted.errors.itertuples()
+            row["kind"]: {"runs": int(row["runs"]), "train": row["train"], "heldout": row["heldout"]}
+            for row in fitted.errors.to_dict("records")
         },
         "forms_tried": {
             f"lora_kernel_floor {tried_floor}": {"rms_error_pct": round(100 * error, 3)}
@@ -193,7 +193,7 @@ def profile(config: Mapping[str, Any], name: str, fitted: Fitted) -> dict[str, A
 
 
 def error_table(pool: Pool, train: Floats, unseen: Floats) -> pd.DataFrame:
-    """Return a row per run: measured, fitted, and predicted by a fit to the other groups (NaN: impossible)."""
+    """Return a row per run: measured, fitted, and predicted by a fit to the other groups, where it can be."""
     return pd.DataFrame(
         {
             "model": [seen.run.model for seen in pool.found],

@@ -19,14 +19,15 @@ SPLIT_KEYS = ("model", "max_loras", "max_cpu_loras", "max_lora_rank", "ranks", "
 
 
 def part(row: Mapping[Any, Any]) -> str:
-    """Return which part of the split a row is in: mechanisms are looked for in `look`, confirmed in `confirm`."""
+    """Return the part of the split a row is in: mechanisms are sought in `look`, confirmed in `confirm`."""
     words = [" ".join(str(row[key]).split()).removesuffix(".0") for key in SPLIT_KEYS]
     return ("look", "confirm")[hashlib.sha256("|".join(words).encode()).digest()[0] % 2]
 
 
 def settings_of(table: pd.DataFrame, config: Mapping[str, Any]) -> list[Setting]:
-    """Return the settings of all rows. A row without results takes the mean lengths of its model's other rows,
-    or those of the configuration.
+    """Return the settings of all rows. Raises UserError.
+
+    A row without results takes the mean lengths of its model's other rows, or those of the configuration.
     """
     known = table[table.completed.notna() & (table.completed > 0)]
     found = []

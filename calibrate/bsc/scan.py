@@ -7,7 +7,6 @@ scheduler.py, `schedule`). It depends on the CPU, and on Python: the study had 3
 
 import json
 import platform
-import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -107,9 +106,7 @@ def task(cfg: DictConfig) -> None:
     out = Path(cfg.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, (json.dumps(result, indent=2) + "\n").encode())
-    print(
-        f"{1e6 * result['ms_per_request']:.0f} ns for a waiting request, Python {sys.version.split()[0]}: {out}"
-    )
+    print(f"{1e6 * result['ms_per_request']:.0f} ns for a waiting request, Python {result['python']}: {out}")
 
 
 def main() -> None:

@@ -69,7 +69,7 @@ def regime(row: Any) -> str:
 
 
 def compared(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that have results and were predicted to run, with `regime`; the rest can not be scored."""
+    """Return the rows that have results and are predicted to run, with `regime`; no others can be scored."""
     columns = [name for name in RESULTS if name in table]
     if len(columns) < len(RESULTS):
         return table.iloc[:0].assign(regime="")
@@ -96,7 +96,7 @@ def errors(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def regrets(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return for each group with two rows or more which `max_loras` has the largest `column`, and what it costs.
+    """Return for each group of two rows or more which `max_loras` has the largest `column`, and its cost.
 
     `regret_pct`: by how much the measured throughput is below the best one of the group.
     """
@@ -104,7 +104,8 @@ def regrets(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     for key, group in rows.groupby(list(GROUP), sort=True):
         if len(group) < 2 or group[column].isna().any():
             continue
-        chosen, best = group.loc[group[column].idxmax()], group.loc[group.out_tok_s.idxmax()]
+        predicted, measured = group[column].to_numpy(), group.out_tok_s.to_numpy()
+        chosen, best = group.iloc[int(predicted.argmax())], group.iloc[int(measured.argmax())]
         found.append(
             {
                 **dict(zip(GROUP, key, strict=True)),
@@ -158,7 +159,8 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def text(scores: Mapping[str, Any]) -> str:
     """Return the scores as they are printed."""
     lines = [
-        f"{scores['compared']} of {scores['rows']} rows compared, {scores['predicted_oom']} predicted to run out of memory"
+        f"{scores['compared']} of {scores['rows']} rows compared, "
+        f"{scores['predicted_oom']} predicted to run out of memory"
     ]
     for name, records in scores["errors"].items():
         lines += [f"\n{name}", pd.DataFrame(records).to_string(index=False)]

@@ -68,7 +68,8 @@ def setting(row: Mapping[Any, Any], lengths: tuple[float, float], where: str) ->
     counts = [int(count) for count in _numbers(row, "rate_counts", where)]
     if len(rates) != len(counts) or sum(counts) != num_adapters:
         raise UserError(
-            f"{where}: rate_counts={row['rate_counts']!r}: expected as many as rate_values, {num_adapters} together"
+            f"{where}: rate_counts={row['rate_counts']!r}: expected as many as rate_values, "
+            f"{num_adapters} together"
         )
     has_lengths = all(_is_number(row[name]) for name in ("completed", "in_tokens", "out_tokens"))
     completed = float(row["completed"]) if has_lengths else 0.0
