@@ -12,7 +12,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from tqdm import tqdm
 
 from sim.cli import at_end
@@ -46,6 +46,7 @@ class SweepCallback(Callback):
         sweep_dir = Path(config.hydra.sweep.dir)
         (sweep_dir / SWEEP_FILE).unlink(missing_ok=True)
         clear_rows(sweep_dir)
+        _make_absolute(config, sweep_dir)
         self.follower = Follower(sweep_dir, _number_of_jobs(config))
         at_end(self.follower.close)
 
@@ -204,6 +205,16 @@ def table(rows: Sequence[Mapping[str, Any]], objective: Objective) -> str:
     text = aligned(head, [[cell(row.get(name)) for name in head] for row in rows])
     text += [f"{row['path']}: {row['message']}" for row in rows if row["status"] != "ok"]
     return "\n".join(text)
+
+
+def _make_absolute(config: DictConfig, sweep_dir: Path) -> None:
+    """Name the sweep's folder to its jobs so that they find it from whatever folder they work in."""
+    path = str(sweep_dir.absolute())
+    quoted = path.replace("\\", "\\\\").replace("'", "\\'")
+    with read_write(config), open_dict(config):
+        config.hydra.sweep.dir = path
+        # Jobs compose their configuration anew, from these.
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
 
 
 def _number_of_jobs(config: DictConfig) -> int:

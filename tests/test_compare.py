@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusal import refused
 from scipy import stats
@@ -24,6 +24,7 @@ from sim.settings import flat_settings, label
 FINITE = st.floats(-1e6, 1e6)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(FINITE, FINITE), min_size=2, max_size=30))
 def test_the_interval_is_that_of_the_paired_t_test(pairs: list[tuple[float, float]]) -> None:
     before, after = (list(side) for side in zip(*pairs, strict=True))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusal import refused
 from test_reports import Page
@@ -150,6 +150,7 @@ def test_a_latency_is_better_low(sweep: Path) -> None:
     assert lab.bounds == {}
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=8), st.floats(0.1, 50), st.floats(0, 1))
 def test_the_share_is_exact_where_every_seed_says_the_same(
     base: list[float], gap: float, part: float
@@ -160,6 +161,7 @@ def test_the_share_is_exact_where_every_seed_says_the_same(
     assert (found.low, found.share, found.high) == pytest.approx((part, part, part), abs=1e-6)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=20))
 def test_nothing_beats_the_front_and_the_front_beats_the_rest(places: list[tuple[int, int]]) -> None:
     points = [Point(f"p{index}", float(x), float(y)) for index, (x, y) in enumerate(places)]

@@ -54,10 +54,6 @@ class Credit(ArrivalLines[R]):
                     self._tried.add(adapter)
         yield from super().candidates(view)
 
-    def overtakes(self, request: R) -> bool:
-        """Never: what it may be owed, somebody who waits already is owed first."""
-        return False
-
     def admit(self, request: R) -> None:
         """Take a candidate out of the line: it runs, and may have overtaken others."""
         adapter = request.adapter
