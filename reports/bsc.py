@@ -34,7 +34,7 @@ CAUSES = (
     "## What misses, and why",
     "",
     "* Just below saturation (32 adapters in 32 slots at 30.4 requests/s) a step that is a tenth too slow",
-    "  turns an empty queue into one that fills the KV cache: two of Llama's runs there have a TTFT of minutes",
+    "  turns an empty queue into one that fills the KV cache: two Llama runs there have a TTFT of minutes",
     "  instead of half a second. They alone make the bias of the TTFT, and 4 points of its SMAPE.",
     "* With LoRA, the cost of a step above the captured sizes rests on five microbenchmarks, all of about",
     "  2048 tokens; at a thousand tokens it comes out too high, with hundreds of slots too low.",
