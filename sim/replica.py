@@ -13,7 +13,7 @@ from policies.eviction import EvictionPolicy, Lru
 from policies.prefetch import NoPrefetch, PrefetchPolicy
 from sim import profile
 from sim.adapters import AdapterTiers
-from sim.bounds import NoTiers, bounded_config, bounded_costs
+from sim.bounds import NoTiers, bounded_config, bounded_costs, bounded_grid
 from sim.config import EnginesConfig
 from sim.cudagraph import CudaGraphs
 from sim.engine import Engine, Observer, Place
@@ -22,6 +22,7 @@ from sim.expected import ExpectedCosts
 from sim.fast_scheduler import make_scheduler
 from sim.kv_blocks import KVBlockPool
 from sim.loader import Loader
+from sim.lora_grid import lora_grid
 from sim.memory import check_host_memory, num_gpu_blocks
 from sim.metrics import NS_PER_S
 from sim.prefix_cache import PrefixCachingBlockPool
@@ -67,6 +68,7 @@ class Replica:
         self.num_gpu_blocks = num_gpu_blocks(engine, model, self.profile.memory)
         """KV blocks, null block included."""
         self.costs = bounded_costs(config.bound, self.profile.costs)
+        self._lora_grid = bounded_grid(config.bound, lora_grid(config.profile, model, engine))
         self._scheduled = bounded_config(config.bound, engine, len(ranks))
         """The settings as the scheduler knows them."""
         self.engine = self._engine(shared.env, shared.future, place, observe)
@@ -82,7 +84,8 @@ class Replica:
         admission, prefetch = self._admission(), self._prefetch()
         tiers = self._tiers(with_loader=prefetch is not None)
         scheduler = self._scheduler(admission)
-        expected = ExpectedCosts(engine, self._config.model, costs, ranks, tiers.host_cache)
+        grid = self._lora_grid
+        expected = ExpectedCosts(engine, self._config.model, costs, ranks, tiers.host_cache, grid)
         view = LiveEngine(env, engine, scheduler, tiers, expected, future)
         admission.bind(view)
         tiers.slots_policy.bind(LiveTier(view, engine.max_loras, is_host_cache=False))
@@ -91,7 +94,7 @@ class Replica:
         loader = None if prefetch is None else self._loader(env, view, prefetch)
         observer = observe(tiers.slots)
         graphs = CudaGraphs(self._scheduled)
-        return Engine(env, engine, scheduler, tiers, graphs, costs, observer, ranks, place, loader)
+        return Engine(env, engine, scheduler, tiers, graphs, costs, observer, ranks, place, loader, grid)
 
     def _admission(self) -> AdmissionPolicy[Request]:
         admission: AdmissionPolicy[Request] = policy(self._config.admission, "admission")
