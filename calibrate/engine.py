@@ -3,7 +3,8 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import numpy as np
 
 from calibrate.adapters import AdapterStore
+from calibrate.bridge.plugin import install
+from calibrate.bridge.runtime import bridge
+from calibrate.bridge.settings import PolicySettings
 from sim.errors import UserError
 
 ENVIRONMENT = {
@@ -38,15 +42,24 @@ class VllmEngine:
     end.
 
     `settings` are vLLM's engine arguments. Prompts are random tokens, outputs are greedy and ignore
-    end-of-sequence, so a request generates exactly what it is asked for.
+    end-of-sequence, so a request generates exactly what it is asked for. With `bridged`, it has
+    calibrate.bridge in it, and starts as plain vLLM: see `set_policy`.
     """
 
     def __init__(
-        self, model: dict[str, Any], settings: dict[str, Any], store: AdapterStore, seed: int
+        self,
+        model: dict[str, Any],
+        settings: dict[str, Any],
+        store: AdapterStore,
+        seed: int,
+        bridged: bool = False,
     ) -> None:
         os.environ.update(ENVIRONMENT)
         from vllm import LLM
 
+        if bridged:
+            install()
+            settings = settings | {"scheduler_cls": "calibrate.bridge.PolicyScheduler"}
         folder = Path(tempfile.mkdtemp(prefix="lorasim-model-"))
         (folder / "config.json").write_text(json.dumps(hugging_face_config(model)))
         self.llm = LLM(
@@ -63,6 +76,14 @@ class VllmEngine:
         self.store = store
         self._vocab_size = model["vocab_size"]
         self._rng = np.random.default_rng(seed)
+
+    def set_policy(self, sections: Mapping[str, Any] | None) -> None:
+        """Serve with other policies, while nothing waits or runs: the sections of
+        `calibrate.bridge.settings.PolicySettings`; None: plain vLLM. Raises UserError.
+
+        The tiers keep their adapters (`forget_adapters` empties them). The engine must be `bridged`.
+        """
+        bridge().set_policy(None if sections is None else PolicySettings.from_mapping(sections))
 
     def prepare(self, request_id: str, input_length: int, output_length: int, adapter: str | None) -> Any:
         """Build vLLM's Request (prompt drawn and hashed), so that `submit` costs the engine's thread next to
@@ -87,7 +108,8 @@ class VllmEngine:
         return self.core.preprocess_add_request(request)[0]
 
     def submit(self, request: Any) -> None:
-        """Hand a prepared request to the scheduler."""
+        """Hand a prepared request to the scheduler; it arrives now."""
+        request.arrival_time = time.time()
         self.core.add_request(request)
 
     def add(self, request_id: str, input_length: int, output_length: int, adapter: str | None = None) -> str:

@@ -14,6 +14,9 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 SCHEDULING_POLICIES = ("fcfs", "priority")
 """The values of ``scheduling_policy`` that vLLM takes (vllm/config/scheduler.py)."""
 
+CUDAGRAPH_MODES = ("FULL_AND_PIECEWISE", "PIECEWISE")
+"""The values of vLLM's ``cudagraph_mode`` that are modelled: its default, and the only one of vLLM 0.8.5."""
+
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -22,10 +25,13 @@ class EngineConfig:
     """``conf/engine``: the flags of ``vllm serve``, spelled as there and with its meaning.
 
     ``max_cpu_loras`` null is ``max_loras``. ``num_gpu_blocks`` is vLLM's ``num_gpu_blocks_override``, null
-    block included; null means as many as fit. No flags of vLLM's: ``initial_host_cache`` and
+    block included; null means as many as fit. ``cudagraph_mode`` and ``cudagraph_capture_sizes`` are keys of
+    ``--compilation-config``; null sizes are vLLM's own. No flags of vLLM's: ``initial_host_cache`` and
     ``initial_slots`` name the adapters that are there when a run starts, oldest first, or say how many of the
-    workload's first ones are; ``fast_forward`` simulates steps that are alike at once, with the same results.
-    Raises UserError for what vLLM refuses at start (vllm/config/lora.py, scheduler.py).
+    workload's first ones are; ``fast_forward`` simulates steps that are alike at once, with the same results;
+    ``lora_embeddings`` says whether slots have room for adapters of the embedding and the output layer, which
+    vLLM 0.8.5 decides by the model's class, and ``lora_extra_vocab_size`` counts the tokens that an adapter
+    may add there. Raises UserError for what vLLM refuses at start (vllm/config/lora.py, scheduler.py).
     """
 
     max_loras: int = 32
@@ -43,6 +49,10 @@ class EngineConfig:
     scheduler_reserve_full_isl: bool = True
     specialize_active_lora: bool = False
     enforce_eager: bool = False
+    cudagraph_mode: str = "FULL_AND_PIECEWISE"
+    cudagraph_capture_sizes: list[int] | None = None
+    lora_embeddings: bool = True
+    lora_extra_vocab_size: int = 0
     long_prefill_token_threshold: int = 0
     initial_host_cache: list[str] | int = field(default_factory=list)
     initial_slots: list[str] | int = field(default_factory=list)
@@ -95,6 +105,9 @@ class EngineConfig:
                 f"engine.long_prefill_token_threshold={self.long_prefill_token_threshold}: "
                 f"must be between 0 (off) and engine.max_model_len={self.max_model_len}"
             )
+        if self.cudagraph_mode not in CUDAGRAPH_MODES:
+            accepted = ", ".join(CUDAGRAPH_MODES)
+            raise UserError(f"engine.cudagraph_mode={self.cudagraph_mode!r}: expected one of {accepted}")
         if self.scheduling_policy not in SCHEDULING_POLICIES:
             accepted = ", ".join(SCHEDULING_POLICIES)
             raise UserError(

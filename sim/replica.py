@@ -10,10 +10,10 @@ from hydra.utils import instantiate
 
 from policies.admission import AdmissionPolicy, FcfsSkip, Priority
 from policies.eviction import EvictionPolicy, Lru
-from policies.prefetch import NoPrefetch
+from policies.prefetch import NoPrefetch, PrefetchPolicy
 from sim import profile
 from sim.adapters import AdapterTiers
-from sim.bounds import NoTiers, bounded_config, bounded_costs
+from sim.bounds import NoTiers, bounded_config, bounded_costs, bounded_grid
 from sim.config import SLOTS, EnginesConfig
 from sim.costs import CostModel
 from sim.cudagraph import CudaGraphs
@@ -23,6 +23,7 @@ from sim.expected import ExpectedCosts
 from sim.fast_scheduler import make_scheduler
 from sim.kv_blocks import KVBlockPool
 from sim.loader import Loader
+from sim.lora_grid import lora_grid
 from sim.memory import check_host_memory, num_gpu_blocks
 from sim.metrics import NS_PER_S
 from sim.prefix_cache import PrefixCachingBlockPool
@@ -68,6 +69,7 @@ class Replica:
         self.num_gpu_blocks = num_gpu_blocks(engine, model, self.profile.memory)
         """KV blocks, null block included."""
         self.costs = self._costs()
+        self._lora_grid = bounded_grid(config.bound, lora_grid(config.profile, model, engine))
         self._scheduled = bounded_config(config.bound, engine, len(ranks))
         """The settings as the scheduler knows them."""
         self.engine = self._engine(shared.env, shared.future, place, observe)
@@ -80,19 +82,22 @@ class Replica:
 
     def _engine(self, env: simpy.Environment, future: Future, place: Place, observe: Observe) -> Engine:
         engine, ranks, costs = self._config.engine, self._ranks, self.costs
+        prefetch = self._prefetch()
         pool_class = PrefixCachingBlockPool if engine.enable_prefix_caching else KVBlockPool
-        kv, tiers = pool_class(self.num_gpu_blocks, engine.block_size), self._tiers()
-        admission = self._admission(kv)
+        kv = pool_class(self.num_gpu_blocks, engine.block_size)
+        admission, tiers = self._admission(kv), self._tiers(with_loader=prefetch is not None)
         scheduler = make_scheduler(self._scheduled, kv, admission)
-        expected = ExpectedCosts(engine, self._config.model, costs, ranks, tiers.host_cache)
+        grid = self._lora_grid
+        expected = ExpectedCosts(engine, self._config.model, costs, ranks, tiers.host_cache, grid)
         view = LiveEngine(env, engine, scheduler, tiers, expected, future)
         admission.bind(view)
         tiers.slots_policy.bind(LiveTier(view, engine.max_loras, is_host_cache=False))
         tiers.host_policy.bind(LiveTier(view, engine.host_cache_entries, is_host_cache=True))
         tiers.fill(engine.warm_host_cache, engine.warm_slots)
-        loader, observer = self._loader(env, view), observe(tiers.slots)
+        loader = None if prefetch is None else self._loader(env, view, prefetch)
+        observer = observe(tiers.slots)
         graphs = CudaGraphs(self._scheduled)
-        return Engine(env, engine, scheduler, tiers, graphs, costs, observer, ranks, place, loader)
+        return Engine(env, engine, scheduler, tiers, graphs, costs, observer, ranks, place, loader, grid)
 
     def _costs(self) -> CostModel:
         config, costs = self._config, self.profile.costs
@@ -110,10 +115,13 @@ class Replica:
             admission = OneProcess(admission, served, kv.reset_prefix_cache)
         return admission
 
-    def _tiers(self) -> AdapterTiers:
+    def _tiers(self, with_loader: bool) -> AdapterTiers:
         config, engine = self._config, self._config.engine
         slots_policy = self._eviction(config.eviction, "eviction")
         host_policy = self._eviction(config.host_eviction or config.eviction, "host_eviction")
+        if with_loader and isinstance(host_policy, Lru):
+            # A step cannot bring back what the loader evicts under it.
+            host_policy = Lru(protect_batch=True)
         tiers_class = NoTiers if config.bound == "throughput" else AdapterTiers
         sizes = engine.max_loras, engine.host_cache_entries
         return tiers_class(*sizes, slots_policy, host_policy, self._seed)
@@ -122,11 +130,11 @@ class Replica:
         eviction: EvictionPolicy = policy(settings, group)
         return eviction if isinstance(eviction, VLLMS_OWN) else WatchedEviction(eviction, group)
 
-    def _loader(self, env: simpy.Environment, view: LiveEngine) -> Loader | None:
-        """Return the loader, if there is something to prefetch and it takes time."""
+    def _prefetch(self) -> PrefetchPolicy | None:
+        """Return what the loader asks, if there is something to prefetch and it takes time."""
         if not self._config.prefetch or self._config.bound is not None:
             return None
-        prefetch = policy(self._config.prefetch, "prefetch")
+        prefetch: PrefetchPolicy = policy(self._config.prefetch, "prefetch")
         if isinstance(prefetch, NoPrefetch):
             return None
         if self._config.swap.mechanism != SLOTS:
@@ -134,6 +142,9 @@ class Replica:
                 f"prefetch={type(prefetch).__name__}: {self._config.swap.mechanism} has no host cache to "
                 "fill; expected none"
             )
+        return prefetch
+
+    def _loader(self, env: simpy.Environment, view: LiveEngine, prefetch: PrefetchPolicy) -> Loader:
         prefetch.bind(view)
         return Loader(env, self._config.loader, prefetch, view.tiers, self._load_ns, view.scheduler.in_use)
 

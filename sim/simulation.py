@@ -9,6 +9,7 @@ import simpy
 
 from policies.errors import PolicyError
 from sim import results
+from sim.bridged_policies import bridged_policies
 from sim.client import Client
 from sim.config import EngineConfig, RunConfig
 from sim.engine import Observer, Place, Turn
@@ -53,6 +54,7 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
     end_ns = _play(env, config, client, arriving, replicas)
     for replica in replicas:
         replica.engine.settle()
+    policies = bridged_policies(config)
     summary = {
         "schema_version": results.SCHEMA_VERSION,
         "status": "ok",
@@ -60,7 +62,9 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
         "seed": config.seed,
         **summarise(client, [record.recorder for record in records], end_ns, config.slo),
         "kv_blocks": replicas[0].num_gpu_blocks,
-        "vllm_serve_command": vllm_serve_command(config.engine, config.model),
+        "vllm_serve_command": vllm_serve_command(
+            config.engine, config.model, None if policies is None else results.POLICY_FILE
+        ),
         "profile": {
             "name": replicas[0].profile.name,
             "sha256": replicas[0].profile.sha256,
@@ -77,6 +81,7 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
         _table_of_all([r.recorder.step_log.table() for r in records if r.recorder.step_log is not None]),
         _table_of_all([r.logs.adapters.table() for r in records] if config.record.adapters else []),
         perfetto_trace([r.logs.trace for r in records], end_ns) if config.record.trace else None,
+        policies,
     )
 
 

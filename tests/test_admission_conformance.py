@@ -27,6 +27,10 @@ class TestFcfsStrict(AdmissionConformance, name="fcfs_strict"):
     pass
 
 
+class TestVllm085(AdmissionConformance, name="vllm_0_8_5"):
+    pass
+
+
 class TestTimeSlice(AdmissionConformance, name="time_slice"):
     pass
 
@@ -85,6 +89,14 @@ class TestCredit(AdmissionConformance, name="credit"):
 
 
 class TestCreditOfOneOvertaking(AdmissionConformance, name="credit", overtakings_per_step=0):
+    pass
+
+
+class TestAmortize(AdmissionConformance, name="amortize"):
+    pass
+
+
+class TestAmortizeForLong(AdmissionConformance, name="amortize", hold_ms=3000):
     pass
 
 

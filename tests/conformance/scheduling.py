@@ -5,7 +5,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from policies.admission import vllm_queue
+from policies.admission import AdmissionPolicy, vllm_queue
 from sim.config import EngineConfig
 from sim.fast_scheduler import make_scheduler
 from sim.kv_blocks import KVBlockPool
@@ -102,13 +102,20 @@ def abort(case: Case, subject: Subject, iteration: int, before: str) -> None:
 class Ours:
     """Our scheduler; `seen` counts the rules that have shown."""
 
-    def __init__(self, config: EngineConfig, fast_forward: bool = False) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        fast_forward: bool = False,
+        admission: AdmissionPolicy[Request] | None = None,
+    ) -> None:
         assert config.num_gpu_blocks is not None
         config = replace(config, fast_forward=fast_forward)
         pool = PrefixCachingBlockPool if config.enable_prefix_caching else KVBlockPool
         self.config = config
         self.kv = pool(config.num_gpu_blocks, config.block_size)
-        self.scheduler = make_scheduler(config, self.kv, vllm_queue(config.scheduling_policy))
+        if admission is None:
+            admission = vllm_queue(config.scheduling_policy)
+        self.scheduler = make_scheduler(config, self.kv, admission)
         self.requests: dict[str, Request] = {}
         self.seen: Counter[str] = Counter()
         self.scheduler._take_back = self._see_taken_back  # type: ignore[method-assign]

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from policies.eviction import Lru
+from policies.eviction import EvictionPolicy, Lru
 from sim.adapters import AdapterTiers
 
 RULES = ("slot_cascade", "host_cascade")
@@ -46,8 +46,11 @@ def play(case: TiersCase, subject: TiersSubject) -> list[dict[str, Any]]:
 class OurTiers:
     """Our tiers; `seen` counts the rules that have shown, and every kind of event."""
 
-    def __init__(self, case: TiersCase) -> None:
-        self.tiers = AdapterTiers(case.max_loras, case.max_cpu_loras, Lru(), Lru(), case.seed)
+    def __init__(
+        self, case: TiersCase, slots: EvictionPolicy | None = None, host: EvictionPolicy | None = None
+    ) -> None:
+        slots, host = slots or Lru(), host or Lru()
+        self.tiers = AdapterTiers(case.max_loras, case.max_cpu_loras, slots, host, case.seed)
         self.seen: Counter[str] = Counter()
 
     def apply(self, adapters: list[str]) -> list[list[Any]]:

@@ -26,6 +26,8 @@ TINY_LLAMA = {
 class TheirScheduler:
     """Answers as `tests.conformance.scheduling.Ours` does."""
 
+    lora_path = "/nowhere"
+
     def __init__(self, config: EngineConfig, vllm_config: Any, v2_model_runner: bool = True) -> None:
         from vllm.utils.hashing import sha256
         from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
@@ -35,7 +37,7 @@ class TheirScheduler:
         self.block_size = config.block_size
         self.hasher = get_request_block_hasher(config.block_size, sha256)
         vllm_config = configured(vllm_config, config)
-        self.scheduler = scheduler_class(config)(
+        self.scheduler = self.scheduler_class(config)(
             vllm_config,
             kv_cache_config(config),
             StructuredOutputManager(vllm_config),
@@ -44,6 +46,13 @@ class TheirScheduler:
         self.scheduler.use_v2_model_runner = v2_model_runner
         self.output_lengths: dict[str, int] = {}
         self.num_sampled: dict[str, int] = {}
+
+    @staticmethod
+    def scheduler_class(config: EngineConfig) -> Any:
+        from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+        from vllm.v1.core.sched.scheduler import Scheduler
+
+        return AsyncScheduler if config.async_scheduling else Scheduler
 
     def add(self, arrival: dict[str, Any]) -> None:
         from vllm.lora.request import LoRARequest
@@ -59,7 +68,7 @@ class TheirScheduler:
             SamplingParams(max_tokens=arrival["max_tokens"], stop_token_ids=[END_TOKEN]),
             None,
             arrival_time=float(arrival["arrival_ns"]),
-            lora_request=LoRARequest(name, 1 + int(name.split("-")[1]), "/nowhere") if name else None,
+            lora_request=LoRARequest(name, 1 + int(name.split("-")[1]), self.lora_path) if name else None,
             priority=arrival["priority"],
             block_hasher=self.hasher,
         )
@@ -121,13 +130,6 @@ class TheirScheduler:
 
 def own_token(request_id: str) -> int:
     return 1000 + int(request_id[1:])
-
-
-def scheduler_class(config: EngineConfig) -> Any:
-    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-    from vllm.v1.core.sched.scheduler import Scheduler
-
-    return AsyncScheduler if config.async_scheduling else Scheduler
 
 
 def kv_cache_config(config: EngineConfig) -> Any:

@@ -12,13 +12,13 @@ class TheirTiers:
 
     def __init__(self, case: TiersCase) -> None:
         from vllm.config import LoRAConfig
-        from vllm.lora.model_manager import AdapterLRUCache, LRUCacheLoRAModelManager
-        from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
+        from vllm.lora.model_manager import AdapterLRUCache
 
+        worker_class = self.worker_class()
         self.number = OurTiers(case).tiers.number
         self.events: list[list[Any]] = []
         self.names: dict[int, str] = {}
-        models = self.models = LRUCacheLoRAModelManager.__new__(LRUCacheLoRAModelManager)
+        models = self.models = worker_class._manager_cls.__new__(worker_class._manager_cls)
         models.lora_config = LoRAConfig(max_loras=case.max_loras, max_cpu_loras=case.max_cpu_loras)
         models.lora_index_to_id = [None] * case.max_loras
         models.modules = {"layer": SimpleNamespace(set_lora=self.set_lora)}
@@ -28,9 +28,20 @@ class TheirTiers:
         models._deactivate_adapter = lambda lora_id: (self.report_vacated(lora_id), vacate(lora_id))
         models._registered_adapters = AdapterLRUCache(models.capacity, self.on_leaving_host_cache)
         models._active_adapters = AdapterLRUCache(models.lora_slots, models._deactivate_adapter)
-        self.worker = LRUCacheWorkerLoRAManager.__new__(LRUCacheWorkerLoRAManager)
+        self.worker = worker_class.__new__(worker_class)
         self.worker._adapter_manager = models
-        self.worker._load_adapter = self.load_adapter
+        self.worker.load_adapter = self.load_adapter
+
+    @staticmethod
+    def worker_class() -> Any:
+        """vLLM's, where a load is whatever the object's `load_adapter` makes up."""
+        from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
+
+        class WithoutDisk(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
+            def _load_adapter(self, request: Any) -> Any:
+                return self.load_adapter(request)
+
+        return WithoutDisk
 
     def apply(self, adapters: list[str]) -> list[list[Any]]:
         self.events = []
