@@ -176,7 +176,7 @@ def test_help_names_groups_and_paths(
     assert exit_.value.code == 0
     text = capsys.readouterr().out
     for part in (
-        "profile: constant",
+        "constant, h100_llama_3_1_8b",
         "/v1/chat/completions",
         "/reset_swap_stats",
         "--cfg job",
