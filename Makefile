@@ -40,7 +40,7 @@ lab: $(STAMP) ## The same on the whole grid, with what the answer depends on (ru
 		$(BIN)/lorasim -m +experiment=lab_$$part > /dev/null
 	done
 	$(BIN)/lorasim +experiment=lab_timeline hydra.run.dir=runs/lab/vllm > /dev/null
-	$(BIN)/lorasim +experiment=lab_timeline admission=amortize eviction=queue_aware prefetch=queue \
+	$(BIN)/lorasim +experiment=lab_timeline eviction=queue_aware prefetch=queue \
 		hydra.run.dir=runs/lab/winner > /dev/null
 	$(BIN)/python -m reports.lab dir=runs/lab/parts "more=$(call folders,$(filter-out parts,$(LAB_PARTS)))" \
 		"sensitivity=$(call folders,$(LAB_AXES))" "timelines=$(call folders,$(LAB_TIMELINES))" \
