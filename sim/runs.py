@@ -8,7 +8,7 @@ from typing import Any
 
 from sim.errors import UserError
 from sim.results import SUMMARY_FILE, read_summary
-from sim.rows import SWEEP_FILE
+from sim.rows import SWEEP_FILE, take_rows
 from sim.settings import flat_settings
 
 
@@ -41,6 +41,20 @@ def load_runs(folder: Path) -> list[Run]:
         raise UserError(f"{file}: expected a row for each run, with its status and path")
     names = list(rows[0])[: list(rows[0]).index("status")]
     return [_run(folder / row["path"], {name: row[name] for name in names}) for row in rows]
+
+
+def load_jobs(sweep_dir: Path) -> list[Run]:
+    """Return the runs of a sweep at its end, for callbacks: jobs may have run in other processes, and
+    ``sweep.csv`` is not whole yet. Raises UserError where one has failed.
+    """
+    jobs = []
+    for row in take_rows(sweep_dir, {}).values():
+        path = sweep_dir / row.cells["path"]
+        if row.cells["status"] != "ok":
+            raise UserError(f"{path}: {row.cells['message']}")
+        names = list(row.cells)[: list(row.cells).index("status")]
+        jobs.append(_run(path, {name: str(row.cells[name]) for name in names}))
+    return jobs
 
 
 def _run(folder: Path, columns: Mapping[str, str]) -> Run:

@@ -93,7 +93,8 @@ def adapter_metrics(recorder: Recorder) -> dict[str, Any]:
     """Return loads, activations, evictions and hit rates.
 
     ``slot_hit_rate``: of the uses of an adapter by a step, those that found it in a slot.
-    ``host_cache_hit_rate``: of the activations, those that found it in the host cache.
+    ``host_cache_hit_rate``: of the activations, those that found it in the host cache. ``swap_steps``: steps
+    that activated any.
     """
     events = recorder.adapter_events
     misses, loads = ratio(events["activate"], recorder.num_adapter_uses), events["load"]
@@ -106,6 +107,7 @@ def adapter_metrics(recorder: Recorder) -> dict[str, Any]:
             "host_cache_hit_rate": None if load_ratio is None else 1 - load_ratio,
             "host_cache_evictions": events["evict_host"],
             "slot_evictions": events["evict_slot"],
+            "swap_steps": recorder.num_swap_steps,
         },
     }
 

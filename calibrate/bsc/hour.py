@@ -99,7 +99,7 @@ def simulate(
     client = Client(env, setting, seed)
     counter = _Counter(client)
     tiers = AdapterTiers(config.max_loras, config.host_cache_entries, Lru(), Lru(), seed)
-    tiers.fill(config.initial_host_cache, ())
+    tiers.fill(config.warm_host_cache, ())
     engine = Engine(
         env,
         config,
