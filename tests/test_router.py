@@ -144,7 +144,7 @@ class Astray:
 
 @pytest.mark.parametrize("answer", [2, -1, None, 0.0, True])
 def test_a_policy_that_answers_nonsense_is_named(answer: Any) -> None:
-    bad = {"_target_": "test_replicas.Astray", "answer": answer}
+    bad = {"_target_": "test_router.Astray", "answer": answer}
     with pytest.raises(
         UserError, match=r"routing: Astray sent request-000000 to replica .*; expected 0 to 1"
     ):
