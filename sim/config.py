@@ -245,6 +245,12 @@ class FallbackConfig:
                 raise UserError(f"fallback.{name}={getattr(self, name)}: must not be negative")
         require_positive("fallback", self, "max_in_flight")
 
+    def usd(self, num_input_tokens: int, num_output_tokens: int) -> float:
+        """Return the price of a request."""
+        of_tokens = num_input_tokens * self.usd_per_million_input_tokens
+        of_tokens += num_output_tokens * self.usd_per_million_output_tokens
+        return self.usd_per_request + of_tokens / 1_000_000
+
     @classmethod
     def from_value(cls, values: object) -> "FallbackConfig | None":
         """Build from the resolved section; null and a section with nothing in it are none."""

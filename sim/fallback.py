@@ -8,8 +8,6 @@ from sim.config import FallbackConfig
 from sim.metrics import NS_PER_MS
 from sim.request import Request, RequestStatus
 
-TOKENS_PER_PRICE = 1_000_000
-
 
 class Fallback:
     """Answers each request as if it were alone there. ``on_finished`` is told of each answer."""
@@ -46,11 +44,7 @@ class Fallback:
 
     def usd(self) -> float:
         """Return the bill so far: for every request, its prompt, and the tokens that it got."""
-        config, num_output = self.config, sum(request.num_output_tokens for request in self.requests)
-        num_input = sum(request.num_prompt_tokens for request in self.requests)
-        of_tokens = num_input * config.usd_per_million_input_tokens
-        of_tokens += num_output * config.usd_per_million_output_tokens
-        return len(self.requests) * config.usd_per_request + of_tokens / TOKENS_PER_PRICE
+        return sum(self.config.usd(r.num_prompt_tokens, r.num_output_tokens) for r in self.requests)
 
     def _finish(self, request: Request) -> None:
         if not request.is_finished:
