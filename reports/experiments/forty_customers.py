@@ -119,7 +119,7 @@ class FortyCustomersCallback(ExperimentCallback):
         ]
         rows = []
         for row, (label, write) in ROWS.items():
-            theirs = [_written(self.reported.figure(row, column), write) for column in COLUMNS]
+            theirs = [self.reported.cell(row, column, write) for column in COLUMNS]
             simulated = [write(ours[column].get(row)) for column in COLUMNS]
             rows.append([label, *theirs, *simulated, NONE if row in COUNTED else NOT_MEASURED])
         labels = {row: label for row, (label, _) in ROWS.items()}
@@ -194,12 +194,6 @@ def gpus_that_keep_up(found: Mapping[str, Scenario]) -> float | None:
 
 def _metric(found: Mapping[str, Scenario], name: str, metric: str) -> float | None:
     return found[name].metric(metric) if name in found else None
-
-
-def _written(figure: float | tuple[float, float] | None, write: Write) -> str:
-    if isinstance(figure, tuple):
-        return f"{write(figure[0])} to {write(figure[1])}"
-    return write(figure)
 
 
 def _rank_pairs(found: Mapping[str, Scenario]) -> dict[str, tuple[str, str]]:

@@ -1,6 +1,6 @@
 """What somebody reported of a real system, row by row, and why ours differs."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -32,13 +32,17 @@ class Reported:
             _check_names(as_mapping(figures, where), columns, where)
             for column, figure in figures.items():
                 if not _is_figure(figure):
-                    raise UserError(f"{where}.{column}={figure!r}: expected a number, or [lowest, highest]")
+                    raise UserError(
+                        f"{where}.{column}={figure!r}: expected a number, [lowest, highest], or words"
+                    )
         return found
 
-    def figure(self, row: str, column: str) -> float | tuple[float, float] | None:
-        """Return a figure, or a range of them; None where nothing was reported."""
+    def cell(self, row: str, column: str, write: Callable[[float | None], str]) -> str:
+        """Return a figure, a range of them, or words as they are; ``write`` writes a number, and none."""
         figure = self.rows.get(row, {}).get(column)
-        return (figure[0], figure[1]) if isinstance(figure, list) else figure
+        if isinstance(figure, list):
+            return " to ".join(write(bound) for bound in figure)
+        return figure if isinstance(figure, str) else write(figure)
 
     def notes(self, labels: Mapping[str, str]) -> list[str]:
         """Return the differences in words; a row that was reported and has none says so."""
@@ -55,4 +59,4 @@ def _check_names(found: Mapping[str, Any], accepted: Collection[str], where: str
 
 def _is_figure(value: object) -> bool:
     numbers = value if isinstance(value, list) and len(value) == 2 else [value]
-    return all(type(number) in (int, float) for number in numbers)
+    return isinstance(value, str) or all(type(number) in (int, float) for number in numbers)
