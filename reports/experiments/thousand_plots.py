@@ -20,9 +20,9 @@ def slots_plots(grid: Grid) -> list[Plot]:
         _over_slots(
             grid,
             "Time to first token over max_loras",
-            "p50 TTFT, ms",
-            lambda p: p.median_ttft_ms or 0.0,
-            duration,
+            "p50 TTFT, s",
+            lambda p: (p.median_ttft_ms or 0.0) / 1e3,
+            lambda value_s: duration(1e3 * value_s),
         ),
     ]
 
