@@ -144,33 +144,32 @@ LOSSES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    failover=LOSSES,
-    most=st.sampled_from([None, 1, 6]),
-    workload=st.sampled_from([OPEN | {"request_rate": 60.0}, CLOSED, CLOSED | {"num_requests": 40}]),
-    abort_ms=st.sampled_from([None, 120]),
-    routing=st.sampled_from(["RoundRobin", "LeastLoaded", "AdapterAffinity"]),
-    engine=st.sampled_from([{}, {"async_scheduling": False}, {"scheduling_policy": "fcfs", "max_loras": 2}]),
-    seed=st.integers(0, 5),
+CASES = st.fixed_dictionaries(
+    {
+        "failover": LOSSES,
+        "max_in_flight": st.sampled_from([None, 1, 6]),
+        "workload": st.sampled_from([OPEN | {"request_rate": 60.0}, CLOSED, CLOSED | {"num_requests": 40}]),
+        "abort_ms": st.sampled_from([None, 120]),
+        "routing": st.sampled_from(["RoundRobin", "LeastLoaded", "AdapterAffinity"]),
+        "engine": st.sampled_from([{}, {"async_scheduling": False}, {"max_loras": 2}]),
+        "seed": st.integers(0, 5),
+    }
 )
-def test_every_request_has_one_end(
-    failover: Config,
-    most: int | None,
-    workload: Config,
-    abort_ms: int | None,
-    routing: str,
-    engine: Config,
-    seed: int,
-) -> None:
-    top = {"failover": failover, "fallback": HOSTED | {"max_in_flight": most}, "replicas": 2, "seed": seed}
-    top["routing"] = {"_target_": f"policies.routing.{routing}"}
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=CASES)
+def test_every_request_has_one_end(case: Config) -> None:
+    top = {name: case[name] for name in ("failover", "seed")} | {"replicas": 2}
+    top["fallback"] = HOSTED | {"max_in_flight": case["max_in_flight"]}
+    top["routing"] = {"_target_": f"policies.routing.{case['routing']}"}
+    workload = case["workload"] | {"abort_ms": case["abort_ms"]}
     step_by_step, fast = (
-        simulate(config(workload | {"abort_ms": abort_ms}, engine | {"fast_forward": fast}, **top))
-        for fast in (False, True)
+        simulate(config(workload, case["engine"] | {"fast_forward": is_fast}, **top))
+        for is_fast in (False, True)
     )
     assert step_by_step.requests.equals(fast.requests)
-    check(fast.summary, fast.requests.to_pylist(), failover)
+    check(fast.summary, fast.requests.to_pylist(), case["failover"])
 
 
 def check(summary: Config, rows: list[Config], failover: Config) -> None:

@@ -13,7 +13,7 @@ from reports.svg import Plot, picture
 from sim.errors import UserError
 from sim.files import write_atomically
 from sim.results import to_json
-from sim.runs import Run, load_runs
+from sim.runs import Run, runs_so_far
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ExperimentCallback(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the tables and write the files. Raises UserError for runs that cannot be compared."""
         folder = Path(config.hydra.sweep.dir)
-        found = self.findings(load_runs(folder))
+        found = self.findings(runs_so_far(folder))
         page = as_markdown(found.title, found.intro, found.sections)
         files = {
             f"{self.name}.md": page.encode(),
