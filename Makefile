@@ -12,25 +12,51 @@ BIN := $(VENV)/bin
 # Named after the interpreter's version, so that another PYTHON makes the environment anew.
 STAMP := $(VENV)/.installed-$(VERSION)
 LAUNCHERS_STAMP := $(VENV)/.launchers-$(VERSION)
-RESULTS := runs/first_light
-PUBLISHED := reports/published/first_light
+FIRST_LIGHT := runs/first_light
+PUBLISHED := reports/published
 EVIDENCE := fit=calibrate/fits/h100_llama_3_1_8b check=calibrate/replays/h100/Llama-3.1-8B/check.csv
+# The parts of the laboratory's grid that its page compares, those that it follows along an axis, and its timelines.
+LAB_PARTS := parts bounds admission eviction prefetch
+LAB_AXES := swap_cost adapters skew load
+LAB_TIMELINES := vllm winner
+empty :=
+comma := ,
+# A list for Hydra: [runs/lab/a,runs/lab/b]
+folders = [$(subst $(empty) $(empty),$(comma),$(addprefix runs/lab/,$(1)))]
 
-.PHONY: help run test bench published lock setup
+.PHONY: help run lab test bench published lock setup
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.* ## ' Makefile | sed -E 's/^([a-z]+):.* ## /  make \1\t/' | expand -t 14
 
-run: $(STAMP) ## Simulate 1,000 adapters on the shipped H100 profile and write a report (runs/first_light)
-	@$(BIN)/lorasim -m +experiment=first_light hydra.sweep.dir=$(RESULTS)
-	$(BIN)/python -m reports dir=$(RESULTS) $(EVIDENCE)
+run: $(STAMP) ## Which policies serve 1,000 adapters best on the shipped H100 profile, and how near to the bound (runs/quick)
+	@$(BIN)/lorasim -m +experiment=quick_bounds > /dev/null
+	$(BIN)/lorasim -m +experiment=quick_parts > /dev/null
+	$(BIN)/python -m reports.lab dir=runs/quick/parts more=[runs/quick/bounds] out=runs/quick/lab.html
 
-published: $(STAMP) ## Make reports/published/first_light anew, from the files in the tree
-	@$(BIN)/lorasim -m +experiment=first_light hydra.sweep.dir=$(RESULTS)
+lab: $(STAMP) ## The same on the whole grid, with what the answer depends on (runs/lab); it goes on where it was cut
+	@for part in $(LAB_PARTS) $(LAB_AXES); do
+		echo "$$part"
+		$(BIN)/lorasim -m +experiment=lab_$$part > /dev/null
+	done
+	$(BIN)/lorasim +experiment=lab_timeline hydra.run.dir=runs/lab/vllm > /dev/null
+	$(BIN)/lorasim +experiment=lab_timeline eviction=queue_aware prefetch=queue \
+		hydra.run.dir=runs/lab/winner > /dev/null
+	$(BIN)/python -m reports.lab dir=runs/lab/parts "more=$(call folders,$(filter-out parts,$(LAB_PARTS)))" \
+		"sensitivity=$(call folders,$(LAB_AXES))" "timelines=$(call folders,$(LAB_TIMELINES))" \
+		timeline.start_s=20 timeline.length_s=5 $(or $(LAB_OUT),out=runs/lab/lab.html)
+
+published: $(STAMP) ## Make reports/published anew, from the files in the tree
+	@$(BIN)/lorasim -m +experiment=first_light hydra.sweep.dir=$(FIRST_LIGHT)
 	$(BIN)/python -m calibrate.fit
 	$(BIN)/python -m calibrate.validate
-	$(BIN)/python -m reports dir=$(RESULTS) $(EVIDENCE) out=$(PUBLISHED)/report.html pictures=$(PUBLISHED)
-	cp $(RESULTS)/sweep.csv $(PUBLISHED)/sweep.csv
+	$(BIN)/python -m reports dir=$(FIRST_LIGHT) $(EVIDENCE) out=$(PUBLISHED)/first_light/report.html \
+		pictures=$(PUBLISHED)/first_light
+	cp $(FIRST_LIGHT)/sweep.csv $(PUBLISHED)/first_light/sweep.csv
+	$(MAKE) --no-print-directory lab LAB_OUT="out=$(PUBLISHED)/lab/lab.html pictures=$(PUBLISHED)/lab"
+	for part in $(LAB_PARTS) $(LAB_AXES); do
+		cp runs/lab/$$part/sweep.csv $(PUBLISHED)/lab/$$part.csv
+	done
 
 test: setup ## Lint, type check, tests
 	@$(BIN)/ruff check

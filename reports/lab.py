@@ -29,11 +29,12 @@ def task(config: DictConfig) -> None:
     if config.dir is None:
         raise UserError(f"dir: not given; expected dir=<folder of a sweep>, as `{_MAKE}` makes it")
     folder = Path(str(config.dir))
-    lab = load_lab(folder, config.objective, config.baseline)
+    more = [Path(str(path)) for path in config.more]
+    lab = load_lab(folder, config.metric, config.baseline, more=more)
     sensitivity = [
         sensitivity_plot(found.lab, found.axis, found.values)
         for path in config.sensitivity
-        for found in [load_sensitivity(Path(str(path)), config.objective, config.baseline)]
+        for found in [load_sensitivity(Path(str(path)), config.metric, config.baseline)]
     ]
     part = config.timeline
     times = float(part.start_s), float(part.length_s)

@@ -56,17 +56,15 @@ def _sentence(lab: Lab, traffic: str) -> str:
     value = write_metric(lab.objective, best.mean(lab.objective))
     found = lab.against_baseline(traffic, best.policy)
     if best.policy == lab.baseline or found is None:
-        text = (
-            f"Under {traffic} traffic nothing has a better mean {lab.objective} than {best.policy}: {value}"
-        )
-        return f"{text}.{_bound_words(lab, traffic, best.policy)}"
+        return f"Under {traffic} traffic {best.policy} itself has the best mean {lab.objective}: {value}."
     tuned = f" at {best.tuned}" if best.tuned else ""
-    sure = {"better": "", "alike": ", which is not sure", "unknown": ", from one seed"}
-    doubt = sure.get(found.verdict(higher_is_better(lab.objective)), "")
-    return (
-        f"Under {traffic} traffic {best.policy}{tuned} has the best mean {lab.objective}, {value}: "
-        f"{_difference(found)} against {lab.baseline}{doubt}.{_bound_words(lab, traffic, best.policy)}"
-    )
+    verdict = found.verdict(higher_is_better(lab.objective))
+    claim = f"{best.policy}{tuned} has the best mean {lab.objective}, {value}: {_difference(found)}"
+    if verdict == "better":
+        text = f"Under {traffic} traffic {claim} against {lab.baseline}."
+        return text + _bound_words(lab, traffic, best.policy)
+    doubt = "from one seed" if verdict == "unknown" else "which may be chance"
+    return f"Under {traffic} traffic no policy is shown to be better than {lab.baseline}; {claim}, {doubt}."
 
 
 def _difference(found: PairedDifference) -> str:
@@ -81,31 +79,19 @@ def _difference(found: PairedDifference) -> str:
 
 
 def _bound_words(lab: Lab, traffic: str, policy: str) -> str:
-    if policy == lab.baseline:
-        return ""
     found = lab.share_closed(traffic, policy)
     return "" if found is None else f" It closes {_share(found)} of the gap to the bound."
 
 
 def _share(found: Share) -> str:
-    text = percent(found.share)
-    if found.low is None or found.high is None:
-        return text
-    return f"{text} ({percent(found.low)} to {percent(found.high)})"
+    ends = (found.low, found.high)
+    text, *interval = (percent(part).replace("-", "−") for part in (found.share, *ends) if part is not None)
+    return f"{text} ({' to '.join(interval)})" if interval else text
 
 
 def winners_table(lab: Lab) -> Table:
     """Return baseline, winner and bound for each traffic shape."""
-    head = [
-        "traffic",
-        "best policy",
-        "its engine settings",
-        lab.baseline,
-        "best",
-        "difference",
-        "bound",
-        "gap closed",
-    ]
+    head = ["traffic", "best policy", "its engine settings", lab.baseline, "best", "difference"]
     body, classes = [], {}
     for traffic in lab.traffics:
         best, base, bound = lab.winner(traffic), lab.case(traffic, lab.baseline), lab.bounds.get(traffic)

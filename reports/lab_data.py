@@ -147,15 +147,20 @@ def load_sensitivity(folder: Path, objective: str | None = None, baseline: str |
 
 
 def load_lab(
-    folder: Path, objective: str | None = None, baseline: str | None = None, axis: str | None = None
+    folder: Path,
+    objective: str | None = None,
+    baseline: str | None = None,
+    axis: str | None = None,
+    *,
+    more: Sequence[Path] = (),
 ) -> Lab:
-    """Read the sweep in ``folder``. Raises UserError.
+    """Read the sweep in ``folder``, and those in ``more`` as if they were one with it. Raises UserError.
 
     ``axis``: a column whose values are the traffic shapes.
     ``objective``: a metric of ``summary.json``; None: goodput where the runs have it, else throughput.
     ``baseline``: a policy as the page names it; None: vLLM's own where it is there, else the first.
     """
-    runs = load_runs(folder)
+    runs = [run for sweep in (folder, *more) for run in load_runs(sweep)]
     if not any(run.columns for run in runs):
         raise UserError(f"{folder}: one run; expected the folder of a sweep over policies")
     good = [run for run in runs if run.ok]
@@ -163,7 +168,7 @@ def load_lab(
         raise UserError(f"{folder}: no run succeeded")
     metric_name = objective or _default_objective(good)
     if not any(metric(run.summary, metric_name) is not None for run in good):
-        raise UserError(f"objective={metric_name}: no run of {folder} has this metric")
+        raise UserError(f"metric={metric_name}: no run of {folder} has this metric")
     columns = varying([run.columns for run in runs])
     names = _Names(columns, axis)
     cases = _cases([run for run in good if not is_bound(run)], names, metric_name)
@@ -199,7 +204,7 @@ class _Names:
         self._axis = axis
         self._policies = [name for name in columns if name.partition(".")[0] in POLICY_GROUPS]
         self._traffic = [name for name in columns if is_of_traffic(name) and name != "seed"]
-        ignored = {*self._policies, *self._traffic, "seed", BOUND, axis}
+        ignored = {*self._policies, *self._traffic, "seed", BOUND, "experiment", axis}
         self._engine = [name for name in columns if name not in ignored]
 
     def policy(self, run: Run) -> str:

@@ -17,6 +17,8 @@ from sim.objective import higher_is_better
 from sim.paired import PairedDifference, paired_difference
 
 THROUGHPUT, LATENCY = "output_throughput", "p99_ttft_ms"
+_LOG_FROM = 3
+"""Ratio of the largest to the smallest value from which on an axis is logarithmic."""
 _FULL_TINT_AT = 0.5
 """A relative difference that is drawn in the full colour."""
 
@@ -133,7 +135,8 @@ def _pareto(lab: Lab, traffic: str) -> Plot | None:
         axes.set_xlabel("output tokens/s")
         axes.set_ylabel("p99 time to first token, s")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        if min(point.latency_s for point in points) > 0:
+        latencies_s = [point.latency_s for point in points]
+        if min(latencies_s) > 0 and max(latencies_s) / min(latencies_s) > _LOG_FROM:
             axes.set_yscale("log")
             low, high = axes.get_ylim()
             svg.log_ticks(axes.yaxis, high / low)

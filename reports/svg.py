@@ -93,6 +93,26 @@ def draw(
     return replace(plot, svg=Markup(_inline(text, plot.name, title, " ".join(alt))))
 
 
+def draw_grid(
+    title: str,
+    caption: str,
+    paints: Sequence[Callable[[Axes], None]],
+    columns: int,
+    panel_in: tuple[float, float],
+) -> Plot:
+    """Draw a plot of several panels, for a file of its own."""
+    rows = -(-len(paints) // columns)
+    with _style():
+        mpl.rcParams.update({"font.size": 8, "lines.linewidth": 1.5})
+        figure = Figure(figsize=(columns * panel_in[0], rows * panel_in[1]), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False).flatten()
+        for panel, paint in zip(panels, paints, strict=False):
+            paint(panel)
+        for panel in panels[len(paints) :]:
+            panel.set_axis_off()
+    return Plot(title, caption, Markup(), figure)
+
+
 def picture(plot: Plot) -> bytes:
     """Return a plot as an SVG file of its own, on white."""
     return _file(plot, transparent=False).encode()

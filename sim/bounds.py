@@ -10,6 +10,7 @@ from dataclasses import replace
 from sim.adapters import AdapterEvent, AdapterTiers
 from sim.config import EngineConfig
 from sim.costs import CostModel, StepCost, StepShape
+from sim.lora_grid import LoraGrid
 
 
 class FreeSwaps:
@@ -43,11 +44,16 @@ class OneAdapter(FreeSwaps):
     """A cost model to which a step's adapters, and the queue behind them, are one and none."""
 
     def step(self, shape: StepShape) -> StepCost:
-        """What the step costs with one adapter, alone in the host cache, in one slot."""
+        """What the step costs with one adapter, alone in the host cache, in one slot (`bounded_grid`)."""
         num_adapters = min(1, shape.num_adapters)
         return self._costs.step(
             replace(
-                shape, num_adapters=num_adapters, num_waiting=0, host_cache_entries=num_adapters, max_loras=1
+                shape,
+                num_adapters=num_adapters,
+                num_waiting=0,
+                num_passed_over=0,
+                host_cache_entries=num_adapters,
+                max_loras=1,
             )
         )
 
@@ -68,6 +74,11 @@ def bounded_costs(bound: str | None, costs: CostModel) -> CostModel:
     if bound is None:
         return costs
     return OneAdapter(costs) if bound == "throughput" else FreeSwaps(costs)
+
+
+def bounded_grid(bound: str | None, grid: LoraGrid | None) -> LoraGrid | None:
+    """Return the LoRA kernels' grid for a bound: to that of the throughput there is one slot."""
+    return grid if grid is None or bound != "throughput" else replace(grid, max_loras=1)
 
 
 def bounded_config(bound: str | None, config: EngineConfig, num_adapters: int) -> EngineConfig:

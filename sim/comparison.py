@@ -104,6 +104,13 @@ def compare_settings(runs: Sequence[Run], metrics: Sequence[str], baseline: str 
     return Comparison(differences, list(dict.fromkeys(left_out)))
 
 
+def without_repeated_bounds(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs without the bounds (``bound``) of all settings but the first one's."""
+    names = [name for name in _names(runs) if not is_of_traffic(name) and name != "bound"]
+    first = _key(runs[0], names)
+    return [run for run in runs if run.settings.get("bound", "null") == "null" or _key(run, names) == first]
+
+
 def in_words(comparison: Comparison, metrics: Sequence[str]) -> str:
     """Return the comparison as a table of the given metrics, and what was left out."""
     shown = [found for found in comparison.differences if found.metric in metrics]

@@ -1,18 +1,21 @@
 """The settings of a run, checked: frozen dataclasses built from the resolved Hydra configuration."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from sim.errors import UserError
 from sim.fields import as_mapping, build, require_positive
-from sim.workload import WorkloadConfig
+from sim.workload import WorkloadConfig, adapter_name
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values of ``max_lora_rank`` that vLLM takes (vllm/config/lora.py)."""
 
 SCHEDULING_POLICIES = ("fcfs", "priority")
 """The values of ``scheduling_policy`` that vLLM takes (vllm/config/scheduler.py)."""
+
+CUDAGRAPH_MODES = ("FULL_AND_PIECEWISE", "PIECEWISE")
+"""The values of vLLM's ``cudagraph_mode`` that are modelled: its default, and the only one of vLLM 0.8.5."""
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -22,10 +25,13 @@ class EngineConfig:
     """``conf/engine``: the flags of ``vllm serve``, spelled as there and with its meaning.
 
     ``max_cpu_loras`` null is ``max_loras``. ``num_gpu_blocks`` is vLLM's ``num_gpu_blocks_override``, null
-    block included; null means as many as fit. No flags of vLLM's: ``initial_host_cache`` and
-    ``initial_slots`` name the adapters that are there when a run starts, oldest first; ``fast_forward``
-    simulates steps that are alike at once, with the same results. Raises UserError for what vLLM
-    refuses at start (vllm/config/lora.py, scheduler.py).
+    block included; null means as many as fit. ``cudagraph_mode`` and ``cudagraph_capture_sizes`` are keys of
+    ``--compilation-config``; null sizes are vLLM's own. No flags of vLLM's: ``initial_host_cache`` and
+    ``initial_slots`` name the adapters that are there when a run starts, oldest first, or say how many of the
+    workload's first ones are; ``fast_forward`` simulates steps that are alike at once, with the same results;
+    ``lora_embeddings`` says whether slots have room for adapters of the embedding and the output layer, which
+    vLLM 0.8.5 decides by the model's class, and ``lora_extra_vocab_size`` counts the tokens that an adapter
+    may add there. Raises UserError for what vLLM refuses at start (vllm/config/lora.py, scheduler.py).
     """
 
     max_loras: int = 32
@@ -43,15 +49,38 @@ class EngineConfig:
     scheduler_reserve_full_isl: bool = True
     specialize_active_lora: bool = False
     enforce_eager: bool = False
+    cudagraph_mode: str = "FULL_AND_PIECEWISE"
+    cudagraph_capture_sizes: list[int] | None = None
+    lora_embeddings: bool = True
+    lora_extra_vocab_size: int = 0
     long_prefill_token_threshold: int = 0
-    initial_host_cache: list[str] = field(default_factory=list)
-    initial_slots: list[str] = field(default_factory=list)
+    initial_host_cache: list[str] | int = field(default_factory=list)
+    initial_slots: list[str] | int = field(default_factory=list)
     fast_forward: bool = True
 
     @property
     def host_cache_entries(self) -> int:
         """Adapters that the host cache holds at most: ``max_cpu_loras`` with vLLM's default filled in."""
         return self.max_loras if self.max_cpu_loras is None else self.max_cpu_loras
+
+    @property
+    def warm_host_cache(self) -> list[str]:
+        """The names of ``initial_host_cache``."""
+        return _names(self.initial_host_cache)
+
+    @property
+    def warm_slots(self) -> list[str]:
+        """The names of ``initial_slots``."""
+        return _names(self.initial_slots)
+
+    def for_adapters(self, num_adapters: int) -> Self:
+        """Return the settings for a workload of so many adapters: a warm start has no others."""
+        numbers: dict[str, Any] = {
+            name: min(value, num_adapters)
+            for name in ("initial_host_cache", "initial_slots")
+            if isinstance(value := getattr(self, name), int)
+        }
+        return replace(self, **numbers)
 
     def __post_init__(self) -> None:
         positive = ("max_loras", "max_cpu_loras", "max_num_seqs", "max_num_batched_tokens", "max_model_len")
@@ -76,6 +105,9 @@ class EngineConfig:
                 f"engine.long_prefill_token_threshold={self.long_prefill_token_threshold}: "
                 f"must be between 0 (off) and engine.max_model_len={self.max_model_len}"
             )
+        if self.cudagraph_mode not in CUDAGRAPH_MODES:
+            accepted = ", ".join(CUDAGRAPH_MODES)
+            raise UserError(f"engine.cudagraph_mode={self.cudagraph_mode!r}: expected one of {accepted}")
         if self.scheduling_policy not in SCHEDULING_POLICIES:
             accepted = ", ".join(SCHEDULING_POLICIES)
             raise UserError(
@@ -87,20 +119,30 @@ class EngineConfig:
         limits = {"initial_host_cache": ("max_cpu_loras", self.host_cache_entries)}
         limits["initial_slots"] = ("max_loras", self.max_loras)
         for name, (limit_name, limit) in limits.items():
-            adapters: list[str] = getattr(self, name)
+            value: list[str] | int = getattr(self, name)
+            if isinstance(value, int) and value < 0:
+                raise UserError(f"engine.{name}={value}: must not be negative")
+            adapters = _names(value)
             for index, adapter in enumerate(adapters):
                 if adapter in adapters[:index]:
                     raise UserError(f"engine.{name}={adapters}: {adapter} is in it twice")
             if len(adapters) > limit:
                 raise UserError(
-                    f"engine.{name}={adapters}: {len(adapters)} adapters, at most engine.{limit_name}={limit}"
+                    f"engine.{name}={value}: {len(adapters)} adapters, at most engine.{limit_name}={limit}"
                 )
-        for adapter in self.initial_slots:
-            if adapter not in self.initial_host_cache:
+        cached = set(self.warm_host_cache)
+        for adapter in self.warm_slots:
+            if adapter not in cached:
                 raise UserError(
                     f"engine.initial_slots={self.initial_slots}: {adapter} is not in "
                     "engine.initial_host_cache; what has a slot is in the host cache too"
                 )
+
+
+def _names(adapters: list[str] | int) -> list[str]:
+    if isinstance(adapters, list):
+        return adapters
+    return [adapter_name(index) for index in range(adapters)]
 
 
 @dataclass(frozen=True)
@@ -195,6 +237,50 @@ class LoaderConfig:
         require_positive("loader", self, "load_factor", "host_factor")
 
 
+SLOTS = "slots"
+SWAP_MECHANISMS = (SLOTS, "process_restart", "sleep_mode")
+
+
+@dataclass(frozen=True)
+class SwapConfig:
+    """``swap``: how an engine comes to another adapter (sim.swap).
+
+    ``slots``: as vLLM does, and the profile knows what that costs. ``process_restart``, ``sleep_mode``: one
+    adapter at a time has a process, or one that is awake; the next one's requests wait until nothing runs,
+    and then for ``stop_s`` (to stop, or to put to sleep) and ``start_s`` (to start, or to wake). ``source``
+    says where these come from: ``measured``, ``reported``, ``assumed`` or more in words.
+    """
+
+    mechanism: str = SLOTS
+    stop_s: float = 0.0
+    start_s: float = 0.0
+    source: str | None = None
+
+    @property
+    def stop_ns(self) -> int:
+        """``stop_s`` in ns."""
+        return round(self.stop_s * 1e9)
+
+    @property
+    def start_ns(self) -> int:
+        """``start_s`` in ns."""
+        return round(self.start_s * 1e9)
+
+    def __post_init__(self) -> None:
+        if self.mechanism not in SWAP_MECHANISMS:
+            raise UserError(
+                f"swap.mechanism={self.mechanism!r}: expected one of {', '.join(SWAP_MECHANISMS)}"
+            )
+        for name in ("stop_s", "start_s"):
+            value = getattr(self, name)
+            if value < 0:
+                raise UserError(f"swap.{name}={value}: must not be negative")
+            if value and self.mechanism == SLOTS:
+                raise UserError(
+                    f"swap.{name}={value}: with swap.mechanism=slots the profile says what it costs"
+                )
+
+
 RESEND = ("replicas", "fallback", "none")
 """What may become of the requests of a lost replica."""
 
@@ -284,6 +370,7 @@ class EnginesConfig:
     host_eviction: Mapping[str, Any] | None = None
     prefetch: Mapping[str, Any] = field(default_factory=dict)
     loader: LoaderConfig = LoaderConfig()
+    swap: SwapConfig = SwapConfig()
     starvation_s: float = 600.0
     bound: str | None = None
     replicas: int = 1
@@ -293,6 +380,7 @@ class EnginesConfig:
     def sections(values: Mapping[str, Any], **more: type) -> dict[str, Any]:
         """Return ``values`` with each section built that is a class of its own. Raises UserError."""
         readers: dict[str, type] = {"engine": EngineConfig, "model": ModelConfig, "loader": LoaderConfig}
+        readers["swap"] = SwapConfig
         built: dict[str, Any] = {
             name: build(section, as_mapping(values.get(name, {}), name), name)
             for name, section in (readers | more).items()
@@ -313,6 +401,20 @@ class EnginesConfig:
                 f"engine.max_model_len={self.engine.max_model_len}: "
                 f"must be at most model.max_position_embeddings={self.model.max_position_embeddings}"
             )
+        if self.swap.mechanism != SLOTS:
+            self._check_one_process()
+
+    def _check_one_process(self) -> None:
+        """Refuse what a process with one adapter does not have."""
+        where = f"swap.mechanism={self.swap.mechanism} serves one adapter at a time; expected"
+        for name, number in (
+            ("max_loras", self.engine.max_loras),
+            ("max_cpu_loras", self.engine.host_cache_entries),
+        ):
+            if number != 1:
+                raise UserError(f"engine.{name}={number}: {where} 1")
+        if self.bound is not None:
+            raise UserError(f"bound={self.bound!r}: {where} null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,6 +439,7 @@ class RunConfig(EnginesConfig):
         sections["workload"] = WorkloadConfig.from_mapping(
             as_mapping(sections.get("workload"), "workload"), "workload"
         )
+        sections["engine"] = sections["engine"].for_adapters(sections["workload"].num_adapters)
         return build(cls, sections, "")
 
     def __post_init__(self) -> None:
@@ -355,7 +458,7 @@ class RunConfig(EnginesConfig):
     def duration_ns(self) -> int | None:
         """When the run ends at the latest; None: when all is done."""
         duration_s = self.workload.duration_s
-        return None if duration_s is None else round(duration_s * 1e9)
+        return None if duration_s is None or self.workload.until_done else round(duration_s * 1e9)
 
     @property
     def adapter_rank(self) -> int:

@@ -30,6 +30,10 @@ class StepShape:
     host_cache_entries: int
     max_loras: int
     max_lora_rank: int
+    num_lora_programs: int = 0
+    """Thread blocks that the LoRA kernels launch, where a profile counts them (sim.lora_grid)."""
+    num_passed_over: int = 0
+    """Waiting requests that were looked at in vain, where the admission policy counts them (vLLM 0.8.5's)."""
 
     def with_kv_tokens(self, kv_tokens: int) -> "StepShape":
         """Return the shape of a step that is alike otherwise."""
@@ -48,6 +52,8 @@ class StepShape:
             self.host_cache_entries,
             self.max_loras,
             self.max_lora_rank,
+            self.num_lora_programs,
+            self.num_passed_over,
         )
 
 

@@ -37,15 +37,19 @@ class CudaGraphs:
 
     def __init__(self, config: EngineConfig) -> None:
         eager = config.enforce_eager
-        self._sizes = [] if eager else capture_sizes(config.max_num_seqs, config.max_num_batched_tokens)
-        self._max_num_seqs = config.max_num_seqs
+        sizes = config.cudagraph_capture_sizes
+        if sizes is None:
+            sizes = capture_sizes(config.max_num_seqs, config.max_num_batched_tokens)
+        self._sizes = [] if eager else sorted(sizes)
+        self._max_num_seqs = config.max_num_seqs if config.cudagraph_mode == "FULL_AND_PIECEWISE" else 0
         self._lora_cases = lora_cases(config.max_loras, config.specialize_active_lora)
 
     def choose(self, num_reqs: int, num_tokens: int, max_query_len: int, num_adapters: int) -> GraphChoice:
         """The graph for a step of `num_tokens` tokens, at most `max_query_len` of them of one request.
 
         Steps of one token per request replay a full graph, where one is captured: the next size may exceed
-        `max_num_seqs`, and then has a piecewise graph only, as all other steps do.
+        `max_num_seqs`, and then has a piecewise graph only, as all other steps do (and as all do in
+        `PIECEWISE` mode).
         """
         lora_case = self._lora_cases[bisect_left(self._lora_cases, num_adapters)]
         index = bisect_left(self._sizes, num_tokens)

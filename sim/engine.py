@@ -16,6 +16,7 @@ from sim.cudagraph import CudaGraphs
 from sim.fast_forward import DecodeRun, plan_run
 from sim.fast_scheduler import FastScheduler
 from sim.loader import Loader
+from sim.lora_grid import LoraGrid, num_lora_programs
 from sim.request import Request, RequestStatus
 from sim.scheduler import Scheduler, StepPlan
 from sim.steps import GpuIdle, StepObserver, StepRecord
@@ -86,6 +87,8 @@ class Engine:
     place: Place = field(default_factory=Place)
     loader: Loader | None = None
     """Loads adapters beside the engine's work; None: the host thread loads what a step lacks."""
+    lora_grid: LoraGrid | None = None
+    """Counts the thread blocks of the LoRA kernels; None for profiles that do not know what one costs."""
     num_steps: int = field(default=0, init=False)
     _under_way: deque[StepRecord] = field(default_factory=deque, init=False)
     _run: DecodeRun | None = field(default=None, init=False)
@@ -401,6 +404,8 @@ class Engine:
             host_cache_entries=len(self.tiers.host_cache),
             max_loras=self.config.max_loras,
             max_lora_rank=self.config.max_lora_rank,
+            num_lora_programs=num_lora_programs(self.lora_grid, graph.num_padded_tokens, num_adapters),
+            num_passed_over=plan.num_passed_over,
         )
 
     def _update(self, record: StepRecord) -> None:

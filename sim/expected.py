@@ -1,39 +1,39 @@
 """What things are expected to take, for policies: the means of a profile."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from sim.config import EngineConfig, ModelConfig
 from sim.costs import FS_PER_NS, CostModel, StepShape
 from sim.cudagraph import CudaGraphs
+from sim.lora_grid import LoraGrid, num_lora_programs
 
 
+@dataclass(eq=False)
 class ExpectedCosts:
     """`policies.view.Costs` of one engine, from the cost model that the engine itself draws from."""
 
-    def __init__(
-        self,
-        engine: EngineConfig,
-        model: ModelConfig,
-        costs: CostModel,
-        ranks: Mapping[str, int],
-        host_cache: Collection[str],
-    ) -> None:
-        self._engine = engine
-        self._model = model
-        self._costs = costs
-        self._ranks = ranks
-        self._host_cache = host_cache
-        self._graphs = CudaGraphs(engine)
+    engine: EngineConfig
+    model: ModelConfig
+    costs: CostModel
+    ranks: Mapping[str, int]
+    """Of the adapters whose rank is not `max_lora_rank`."""
+    host_cache: Collection[str]
+    """The adapters that are in the host cache at the time."""
+    lora_grid: LoraGrid | None = None
+
+    def __post_init__(self) -> None:
+        self._graphs = CudaGraphs(self.engine)
         self._steps: dict[tuple[int, int, int], int] = {}
 
     def load_ns(self, adapter: str) -> int:
         """Mean time of a load; as long as the host cache is not full it grows, which takes longer."""
-        grows = len(self._host_cache) < self._engine.host_cache_entries
-        return self._costs.mean_load_ns(grows, self._rank(adapter))
+        grows = len(self.host_cache) < self.engine.host_cache_entries
+        return self.costs.mean_load_ns(grows, self._rank(adapter))
 
     def activate_ns(self, adapter: str) -> int:
         """Mean time of an activation."""
-        return self._costs.mean_activate_ns(self._rank(adapter))
+        return self.costs.mean_activate_ns(self._rank(adapter))
 
     def step_ns(self, num_reqs: int, num_adapters: int, num_prefill_tokens: int = 0) -> int:
         """Time of a step whose batch has changed, so that host and GPU work one after the other.
@@ -42,17 +42,17 @@ class ExpectedCosts:
         """
         key = num_reqs, num_adapters, num_prefill_tokens
         if key not in self._steps:
-            cost = self._costs.step(self._shape(*key))
+            cost = self.costs.step(self._shape(*key))
             host_ns = cost.remap_ns + cost.update_ns
             self._steps[key] = host_ns + max(cost.launch_ns, cost.gpu_fs // FS_PER_NS)
         return self._steps[key]
 
     def size_bytes(self, adapter: str) -> int:
         """Bytes of the adapter's weights."""
-        return self._model.lora_bytes(self._rank(adapter))
+        return self.model.lora_bytes(self._rank(adapter))
 
     def _rank(self, adapter: str) -> int:
-        return self._ranks.get(adapter, self._engine.max_lora_rank)
+        return self.ranks.get(adapter, self.engine.max_lora_rank)
 
     def _shape(self, num_reqs: int, num_adapters: int, num_prefill_tokens: int) -> StepShape:
         num_prefill_reqs = min(num_prefill_tokens, 1)
@@ -71,7 +71,9 @@ class ExpectedCosts:
             num_adapters=num_adapters,
             num_lora_tokens=num_tokens if num_adapters else 0,
             num_waiting=0,
-            host_cache_entries=len(self._host_cache),
-            max_loras=self._engine.max_loras,
-            max_lora_rank=self._engine.max_lora_rank,
+            host_cache_entries=len(self.host_cache),
+            max_loras=self.engine.max_loras,
+            max_lora_rank=self.engine.max_lora_rank,
+            num_lora_programs=num_lora_programs(self.lora_grid, graph.num_padded_tokens, num_adapters),
+            num_passed_over=0,
         )

@@ -29,7 +29,7 @@ def run_job(values: Mapping[str, Any], hydra: DictConfig, resume: bool) -> dict[
     """
     from sim import freshness, results, simulation  # noqa: PLC0415
 
-    out_dir, sweep_dir = Path(hydra.runtime.output_dir), Path(hydra.runtime.cwd) / hydra.sweep.dir
+    out_dir, sweep_dir = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir)
     expect_rows(sweep_dir)
     summary = freshness.up_to_date(out_dir, values) if resume else None
     resumed = summary is not None

@@ -59,3 +59,6 @@ class KVBlockPool:
         """Take back all blocks of `request`."""
         self.num_free_blocks += request.num_kv_blocks
         request.num_kv_blocks = 0
+
+    def reset_prefix_cache(self) -> None:
+        """Forget the contents of all blocks, of which none is in use; nothing is kept of them here."""

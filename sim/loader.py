@@ -127,6 +127,8 @@ class Loader:
         in_use = self.in_use()
         if tiers.host_cache <= set(in_use):
             return False
+        # The engine may be in the middle of steps that it makes up for later, and so may the policy's counts.
+        self.on_change()
         self.on_events(tiers.evict_host(in_use))
         return True
 

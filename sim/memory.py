@@ -24,15 +24,22 @@ class MemoryProfile:
     num_gpu_blocks: int | None = None
 
 
-def slot_bytes(model: ModelConfig, max_lora_rank: int) -> int:
+def slot_bytes(
+    model: ModelConfig, max_lora_rank: int, embeddings: bool = True, extra_vocab_size: int = 0
+) -> int:
     """Return the bytes that vLLM reserves on the GPU for one of ``max_loras`` slots.
 
     A and B of rank ``max_lora_rank`` for every linear module (vllm/lora/layers/base_linear.py,
     column_parallel_linear.py) and, whatever the adapters target, for the embedding and the output layer
-    (vocal_parallel_embedding.py, logits_processor.py).
+    (vocal_parallel_embedding.py, logits_processor.py). vLLM 0.8.5 has the latter for some model classes only
+    (``embeddings``), and there the rows of ``extra_vocab_size`` new tokens: of the embedding, and of the
+    output layer, which is padded to twice as many (vllm/lora/layers.py, `VocabParallelEmbeddingWithLoRA`).
     """
-    embeddings = 2 * (model.vocab_size + model.hidden_size) * max_lora_rank * DTYPE_BYTES[model.dtype]
-    return model.lora_bytes(max_lora_rank) + embeddings
+    if not embeddings:
+        return model.lora_bytes(max_lora_rank)
+    of_ranks = 2 * (model.vocab_size + model.hidden_size) * max_lora_rank
+    of_tokens = 3 * extra_vocab_size * model.hidden_size
+    return model.lora_bytes(max_lora_rank) + (of_ranks + of_tokens) * DTYPE_BYTES[model.dtype]
 
 
 def num_gpu_blocks(engine: EngineConfig, model: ModelConfig, memory: MemoryProfile) -> int:
@@ -85,5 +92,7 @@ def _kv_cache_bytes(engine: EngineConfig, model: ModelConfig, memory: MemoryProf
     if memory.gpu_memory_bytes is None:
         return (1 + engine.max_num_seqs * -(-engine.max_model_len // engine.block_size)) * block_bytes
     requested = int(memory.gpu_memory_bytes * engine.gpu_memory_utilization)
-    slots = engine.max_loras * slot_bytes(model, engine.max_lora_rank)
+    slots = engine.max_loras * slot_bytes(
+        model, engine.max_lora_rank, engine.lora_embeddings, engine.lora_extra_vocab_size
+    )
     return requested - model.weight_bytes() - slots - memory.non_kv_overhead_bytes

@@ -114,6 +114,12 @@ class PrefixCachingBlockPool(KVBlockPool):
         del self._held[request]
         request.num_kv_blocks = request.num_cached_blocks = 0
 
+    def reset_prefix_cache(self) -> None:
+        """Forget the contents of all blocks, of which none is in use (`BlockPool.reset_prefix_cache`)."""
+        self._cached.clear()
+        self._evictable.clear()
+        self._num_evictable = 0
+
     def _contents(self, request: Request, number: int) -> Contents:
         if number < len(request.prefix_hashes):
             return request.adapter, request.prefix_hashes[number]

@@ -89,6 +89,8 @@ class Recorder:
         self.num_steps = 0
         self.num_preemptions = 0
         self.num_adapter_uses = 0
+        self.num_swap_steps = 0
+        """Steps that activated any adapter."""
         self.adapter_events: Counter[str] = Counter()
         self.gaps = TokenGaps()
         self.gpu_time = GpuTime()
@@ -108,6 +110,7 @@ class Recorder:
             total.num_steps += recorder.num_steps
             total.num_preemptions += recorder.num_preemptions
             total.num_adapter_uses += recorder.num_adapter_uses
+            total.num_swap_steps += recorder.num_swap_steps
             total.adapter_events.update(recorder.adapter_events)
             total.gpu_time.add(recorder.gpu_time)
             total.gaps.add(recorder.gaps)
@@ -124,6 +127,7 @@ class Recorder:
         self.num_adapter_uses += len(record.plan.adapters)
         if record.events:
             self.adapter_events.update(event.kind for event in record.events)
+            self.num_swap_steps += any(event.kind == "activate" for event in record.events)
 
     def on_preempt(self, request: Request, now_ns: int) -> None:
         """Count a preemption."""

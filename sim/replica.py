@@ -13,8 +13,9 @@ from policies.eviction import EvictionPolicy, Lru
 from policies.prefetch import NoPrefetch, PrefetchPolicy
 from sim import profile
 from sim.adapters import AdapterTiers
-from sim.bounds import NoTiers, bounded_config, bounded_costs
-from sim.config import EnginesConfig
+from sim.bounds import NoTiers, bounded_config, bounded_costs, bounded_grid
+from sim.config import SLOTS, EnginesConfig
+from sim.costs import CostModel
 from sim.cudagraph import CudaGraphs
 from sim.engine import Engine, Observer, Place
 from sim.errors import UserError
@@ -22,13 +23,14 @@ from sim.expected import ExpectedCosts
 from sim.fast_scheduler import make_scheduler
 from sim.kv_blocks import KVBlockPool
 from sim.loader import Loader
+from sim.lora_grid import lora_grid
 from sim.memory import check_host_memory, num_gpu_blocks
 from sim.metrics import NS_PER_S
 from sim.prefix_cache import PrefixCachingBlockPool
 from sim.request import Request
 from sim.router import ReplicaState, replica_seed
-from sim.scheduler import Scheduler
 from sim.supervision import WatchedAdmission, WatchedEviction
+from sim.swap import OneProcess, ProcessCosts
 from sim.view import NO_FUTURE, Future, LiveEngine, LiveTier
 
 VLLMS_OWN = (FcfsSkip, Priority, Lru)
@@ -66,7 +68,8 @@ class Replica:
             check_host_memory(engine, model, self.profile.memory, ranks.values())
         self.num_gpu_blocks = num_gpu_blocks(engine, model, self.profile.memory)
         """KV blocks, null block included."""
-        self.costs = bounded_costs(config.bound, self.profile.costs)
+        self.costs = self._costs()
+        self._lora_grid = bounded_grid(config.bound, lora_grid(config.profile, model, engine))
         self._scheduled = bounded_config(config.bound, engine, len(ranks))
         """The settings as the scheduler knows them."""
         self.engine = self._engine(shared.env, shared.future, place, observe)
@@ -79,31 +82,38 @@ class Replica:
 
     def _engine(self, env: simpy.Environment, future: Future, place: Place, observe: Observe) -> Engine:
         engine, ranks, costs = self._config.engine, self._ranks, self.costs
-        admission, prefetch = self._admission(), self._prefetch()
-        tiers = self._tiers(with_loader=prefetch is not None)
-        scheduler = self._scheduler(admission)
-        expected = ExpectedCosts(engine, self._config.model, costs, ranks, tiers.host_cache)
+        prefetch = self._prefetch()
+        pool_class = PrefixCachingBlockPool if engine.enable_prefix_caching else KVBlockPool
+        kv = pool_class(self.num_gpu_blocks, engine.block_size)
+        admission, tiers = self._admission(kv), self._tiers(with_loader=prefetch is not None)
+        scheduler = make_scheduler(self._scheduled, kv, admission)
+        grid = self._lora_grid
+        expected = ExpectedCosts(engine, self._config.model, costs, ranks, tiers.host_cache, grid)
         view = LiveEngine(env, engine, scheduler, tiers, expected, future)
         admission.bind(view)
         tiers.slots_policy.bind(LiveTier(view, engine.max_loras, is_host_cache=False))
         tiers.host_policy.bind(LiveTier(view, engine.host_cache_entries, is_host_cache=True))
-        tiers.fill(engine.initial_host_cache, engine.initial_slots)
+        tiers.fill(engine.warm_host_cache, engine.warm_slots)
         loader = None if prefetch is None else self._loader(env, view, prefetch)
         observer = observe(tiers.slots)
         graphs = CudaGraphs(self._scheduled)
-        return Engine(env, engine, scheduler, tiers, graphs, costs, observer, ranks, place, loader)
+        return Engine(env, engine, scheduler, tiers, graphs, costs, observer, ranks, place, loader, grid)
 
-    def _admission(self) -> AdmissionPolicy[Request]:
-        admission: AdmissionPolicy[Request] = policy(self._config.admission, "admission")
-        if isinstance(admission, VLLMS_OWN):
-            return admission
-        return WatchedAdmission(admission, round(self._config.starvation_s * NS_PER_S))
+    def _costs(self) -> CostModel:
+        config, costs = self._config, self.profile.costs
+        if config.swap.mechanism != SLOTS:
+            return ProcessCosts(costs, config.swap, is_running=bool(config.engine.warm_slots))
+        return bounded_costs(config.bound, costs)
 
-    def _scheduler(self, admission: AdmissionPolicy[Request]) -> Scheduler:
-        engine = self._config.engine
-        pool_class = PrefixCachingBlockPool if engine.enable_prefix_caching else KVBlockPool
-        kv = pool_class(self.num_gpu_blocks, engine.block_size)
-        return make_scheduler(self._scheduled, kv, admission)
+    def _admission(self, kv: KVBlockPool) -> AdmissionPolicy[Request]:
+        config = self._config
+        admission: AdmissionPolicy[Request] = policy(config.admission, "admission")
+        if not isinstance(admission, VLLMS_OWN):
+            admission = WatchedAdmission(admission, round(config.starvation_s * NS_PER_S))
+        if config.swap.mechanism != SLOTS:
+            served = next(iter(config.engine.warm_slots), None)
+            admission = OneProcess(admission, served, kv.reset_prefix_cache)
+        return admission
 
     def _tiers(self, with_loader: bool) -> AdapterTiers:
         config, engine = self._config, self._config.engine
@@ -125,7 +135,14 @@ class Replica:
         if not self._config.prefetch or self._config.bound is not None:
             return None
         prefetch: PrefetchPolicy = policy(self._config.prefetch, "prefetch")
-        return None if isinstance(prefetch, NoPrefetch) else prefetch
+        if isinstance(prefetch, NoPrefetch):
+            return None
+        if self._config.swap.mechanism != SLOTS:
+            raise UserError(
+                f"prefetch={type(prefetch).__name__}: {self._config.swap.mechanism} has no host cache to "
+                "fill; expected none"
+            )
+        return prefetch
 
     def _loader(self, env: simpy.Environment, view: LiveEngine, prefetch: PrefetchPolicy) -> Loader:
         prefetch.bind(view)

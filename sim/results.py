@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from sim.errors import UserError
 
@@ -23,6 +24,7 @@ REQUESTS_FILE = "requests.parquet"
 STEPS_FILE = "steps.parquet"
 ADAPTERS_FILE = "adapters.parquet"
 TRACE_FILE = "trace.pftrace"
+POLICY_FILE = "policy.yaml"
 
 REQUESTS_SCHEMA = pa.schema(
     [
@@ -86,6 +88,8 @@ class Result:
     steps: pa.Table | None
     adapters: pa.Table | None = None
     trace: bytes | None = None
+    policies: dict[str, Any] | None = None
+    """For vLLM, where they are not its own (sim.bridged_policies)."""
 
 
 def write(result: Result, out_dir: Path) -> None:
@@ -97,6 +101,10 @@ def write(result: Result, out_dir: Path) -> None:
                 pq.write_table(table, partial(name), compression="zstd")
         if result.trace is not None:
             partial(TRACE_FILE).write_bytes(result.trace)
+        if result.policies is not None:
+            partial(POLICY_FILE).write_text(
+                yaml.safe_dump(result.policies, sort_keys=False), encoding="utf-8"
+            )
         partial(SUMMARY_FILE).write_text(to_json(result.summary), encoding="utf-8")
 
 
@@ -178,7 +186,7 @@ def _replacing(out_dir: Path) -> Iterator[Any]:
 
 def _swap(out_dir: Path, partials: Mapping[str, Path]) -> None:
     """Replace the result in ``out_dir``: the old summary goes first and the new one comes last."""
-    for name in (SUMMARY_FILE, REQUESTS_FILE, STEPS_FILE, ADAPTERS_FILE, TRACE_FILE):
+    for name in (SUMMARY_FILE, REQUESTS_FILE, STEPS_FILE, ADAPTERS_FILE, TRACE_FILE, POLICY_FILE):
         (out_dir / name).unlink(missing_ok=True)
     try:
         for name in sorted(partials, key=lambda name: name == SUMMARY_FILE):

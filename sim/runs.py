@@ -58,6 +58,20 @@ def _runs_of(rows: Sequence[Mapping[str, str]], folder: Path) -> list[Run]:
     return found
 
 
+def load_jobs(sweep_dir: Path) -> list[Run]:
+    """Return the runs of a sweep at its end, for callbacks: jobs may have run in other processes, and
+    ``sweep.csv`` is not whole yet. Raises UserError where one has failed.
+    """
+    jobs = []
+    for row in take_rows(sweep_dir, {}).values():
+        path = sweep_dir / row.cells["path"]
+        if row.cells["status"] != "ok":
+            raise UserError(f"{path}: {row.cells['message']}")
+        names = list(row.cells)[: list(row.cells).index("status")]
+        jobs.append(_run(path, {name: str(row.cells[name]) for name in names}))
+    return jobs
+
+
 def _run(folder: Path, columns: Mapping[str, str]) -> Run:
     summary = read_summary(folder)
     if not isinstance(summary.get("config"), Mapping) or "status" not in summary:

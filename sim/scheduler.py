@@ -44,8 +44,11 @@ class StepPlan:
     """Sum over decoding requests of their context after the step."""
     num_lora_tokens: int = 0
     num_waiting: int = 0
-    """Requests that were looked at in vain. Where the batch was full, or one did not fit in the KV cache, the
-    search ended there, and those behind were not looked at."""
+    """All that were left waiting by a search that went to the end of the queue. 0 where it ended early: the
+    batch was full, or a request did not fit in the KV cache, and those behind it were not looked at."""
+    num_passed_over: int = 0
+    """`AdmissionView.num_passed_over` at the end of the search. Unlike `num_waiting` it has those in front of
+    the request at which a search ended early."""
 
     @property
     def num_scheduled_tokens(self) -> dict[Request, int]:
@@ -70,6 +73,7 @@ class StepPlan:
             kv_tokens=kv_tokens,
             num_lora_tokens=self.num_lora_tokens,
             num_waiting=self.num_waiting,
+            num_passed_over=self.num_passed_over,
         )
 
     def settle(self) -> None:
@@ -197,13 +201,17 @@ class Scheduler:
         return num_tokens
 
     def _schedule_waiting(self, plan: StepPlan, token_budget: int) -> None:
+        """Search the waiting requests, unless there is no place for one."""
+        self._blocked = None
+        if len(self.running) < self.config.max_num_seqs:
+            view = AdmissionView(self.config.max_loras, plan.adapters)
+            self._admit(plan, view, token_budget)
+            plan.num_passed_over = view.num_passed_over
+
+    def _admit(self, plan: StepPlan, view: AdmissionView, token_budget: int) -> None:
         """Admit waiting requests in the order that the admission policy gives."""
         config, kv, running = self.config, self.kv, self.running
         threshold = config.long_prefill_token_threshold
-        self._blocked = None
-        if len(running) >= config.max_num_seqs:
-            return
-        view = AdmissionView(config.max_loras, plan.adapters)
         for request in self.admission.candidates(view):
             if not view.accepts(request.adapter):
                 continue

@@ -5,11 +5,11 @@ import shlex
 from sim.config import EngineConfig, ModelConfig
 
 
-def vllm_serve_command(engine: EngineConfig, model: ModelConfig) -> str:
+def vllm_serve_command(engine: EngineConfig, model: ModelConfig, policy_file: str | None = None) -> str:
     """Return the complete command that starts vLLM 0.25.1 as ``engine`` was simulated.
 
     What bears on capacity is always spelled out; other flags only where they differ from vLLM's default.
-    Flags: vllm/engine/arg_utils.py.
+    ``policy_file`` has the policies, where they are not vLLM's own. Flags: vllm/engine/arg_utils.py.
     """
     words = [
         *("vllm", "serve", model.name),
@@ -24,7 +24,10 @@ def vllm_serve_command(engine: EngineConfig, model: ModelConfig) -> str:
         *("--gpu-memory-utilization", engine.gpu_memory_utilization),
         *_flags_off_default(engine),
     ]
-    return shlex.join(str(word) for word in words)
+    command = shlex.join(str(word) for word in words)
+    if policy_file is None:
+        return command
+    return f"LORASIM_POLICY={policy_file} {command} --scheduler-cls calibrate.bridge.PolicyScheduler"
 
 
 def _flags_off_default(engine: EngineConfig) -> list[str]:

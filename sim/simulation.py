@@ -9,6 +9,7 @@ import simpy
 
 from policies.errors import PolicyError
 from sim import results
+from sim.bridged_policies import bridged_policies
 from sim.client import Client
 from sim.config import EngineConfig, RunConfig
 from sim.engine import Observer, Place, Turn
@@ -57,6 +58,7 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
     client.start(gateway)
     end_ns = _play(env, config, client, arriving, replicas)
     _settle(replicas, gateway)
+    policies = bridged_policies(config)
     summary = {
         "schema_version": results.SCHEMA_VERSION,
         "status": "ok",
@@ -65,7 +67,9 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
         **summarise(ledger, [record.recorder for record in records], end_ns, config),
         **({"gateway": gateway_metrics(gateway)} if config.has_gateway else {}),
         "kv_blocks": replicas[0].num_gpu_blocks,
-        "vllm_serve_command": vllm_serve_command(config.engine, config.model),
+        "vllm_serve_command": vllm_serve_command(
+            config.engine, config.model, None if policies is None else results.POLICY_FILE
+        ),
         "profile": {
             "name": replicas[0].profile.name,
             "sha256": replicas[0].profile.sha256,
@@ -82,6 +86,7 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
         _table_of_all([r.recorder.step_log.table() for r in records if r.recorder.step_log is not None]),
         _table_of_all([r.logs.adapters.table() for r in records] if config.record.adapters else []),
         perfetto_trace([r.logs.trace for r in records], end_ns) if config.record.trace else None,
+        policies,
     )
 
 

@@ -107,8 +107,8 @@ def adapter_metrics(recorder: Recorder, window_s: float, num_completed: int) -> 
     """Return loads, activations, evictions and hit rates.
 
     ``slot_hit_rate``: of the uses of an adapter by a step, those that found it in a slot.
-    ``host_cache_hit_rate``: of the activations, those that found it in the host cache.
-    ``mean_active``: distinct adapters in a step, on average.
+    ``host_cache_hit_rate``: of the activations, those that found it in the host cache. ``swap_steps``: steps
+    that activated any. ``mean_active``: distinct adapters in a step, on average.
     ``slot_evictions`` are those from the GPU's slots, ``host_cache_evictions`` those from the host's memory:
     counts, and each a second and a completed request.
     """
@@ -125,6 +125,7 @@ def adapter_metrics(recorder: Recorder, window_s: float, num_completed: int) -> 
         "adapters": {
             "slot_hit_rate": None if misses is None else 1 - misses,
             "host_cache_hit_rate": None if load_ratio is None else 1 - load_ratio,
+            "swap_steps": recorder.num_swap_steps,
             "mean_active": ratio(recorder.num_adapter_uses, recorder.num_steps),
             **evictions,
         },

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -11,7 +12,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from tqdm import tqdm
 
 from sim.cli import at_end
@@ -39,11 +40,13 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Begin to follow; the ``sweep.csv`` of an earlier sweep in the same folder goes."""
+        _check_each_override_once()
         self.objective = Objective.from_mapping(OmegaConf.to_container(config.objective, resolve=True))
         self.objective.check_direction(config.hydra.sweeper)
         sweep_dir = Path(config.hydra.sweep.dir)
         (sweep_dir / SWEEP_FILE).unlink(missing_ok=True)
         clear_rows(sweep_dir)
+        _make_absolute(config, sweep_dir)
         self.follower = Follower(sweep_dir, _number_of_jobs(config))
         at_end(self.follower.close)
 
@@ -52,6 +55,27 @@ class SweepCallback(Callback):
         assert self.follower is not None
         self.follower.finish()
         _report(self.follower, self.objective)
+
+
+def _check_each_override_once() -> None:
+    """Let Hydra check a grid by a few of its jobs, in which every override occurs.
+
+    It would compose every job once more before the first of them runs, one after another, which takes as long
+    as simulating them. A combination that is impossible only as such becomes a row with its error.
+    """
+    check_all = BasicSweeper.validate_batch_is_legal
+
+    def check_few(sweeper: BasicSweeper, batch: Sequence[Sequence[str]]) -> None:
+        seen: set[str] = set()
+        few = []
+        for job in batch:
+            if not seen.issuperset(job):
+                few.append(job)
+                seen.update(job)
+        check_all(sweeper, few)
+
+    if check_all.__module__ != __name__:
+        setattr(BasicSweeper, "validate_batch_is_legal", check_few)  # noqa: B010
 
 
 class Follower:
@@ -109,7 +133,9 @@ class Follower:
             self._take()
             waited_s += POLL_S
             if waited_s >= WRITE_EVERY_S:
-                self._write()
+                # What cannot be written now is written at the end, or fails there for all to see.
+                with suppress(OSError):
+                    self._write()
                 waited_s = 0.0
 
     def _take(self) -> None:
@@ -154,11 +180,11 @@ def _report(follower: Follower, objective: Objective) -> None:
 def _compare(follower: Follower, objective: Objective) -> None:
     """Where there are several seeds, compare the settings with the first one, in words and as a file."""
     # Here and not above: every process of a job imports this module, and scipy takes longer than short runs.
-    from sim.comparison import METRICS, compare_settings, in_words  # noqa: PLC0415
+    from sim.comparison import METRICS, compare_settings, in_words, without_repeated_bounds  # noqa: PLC0415
 
     metrics = tuple(dict.fromkeys((objective.metric, *METRICS)))
     try:
-        found = compare_settings(load_runs(follower.sweep_dir), metrics)
+        found = compare_settings(without_repeated_bounds(load_runs(follower.sweep_dir)), metrics)
     except UserError:
         # Nothing to compare: one setting alone.
         return
@@ -179,6 +205,16 @@ def table(rows: Sequence[Mapping[str, Any]], objective: Objective) -> str:
     text = aligned(head, [[cell(row.get(name)) for name in head] for row in rows])
     text += [f"{row['path']}: {row['message']}" for row in rows if row["status"] != "ok"]
     return "\n".join(text)
+
+
+def _make_absolute(config: DictConfig, sweep_dir: Path) -> None:
+    """Name the sweep's folder to its jobs so that they find it from whatever folder they work in."""
+    path = str(sweep_dir.absolute())
+    quoted = path.replace("\\", "\\\\").replace("'", "\\'")
+    with read_write(config), open_dict(config):
+        config.hydra.sweep.dir = path
+        # Jobs compose their configuration anew, from these.
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
 
 
 def _number_of_jobs(config: DictConfig) -> int:

@@ -203,6 +203,19 @@ class AdmissionConformance:
         curious.drain()
         assert curious.log == world.log
 
+    @cases(12)
+    @given(operations(), st.integers(0, 9), st.integers(1, 9))
+    def test_who_does_not_overtake_is_tried_last(
+        self, operations: list[Operation], adapter: int, size: int
+    ) -> None:
+        world = self.world(operations)
+        world.step(0)
+        later = deepcopy(world)
+        later.do(("arrive", adapter, size))
+        if not later.policy.overtakes(later.requests[-1]):
+            before = world.step(100)
+            assert later.step(100)[: len(before)] == before
+
     @cases(3)
     @given(operations())
     def test_the_same_again(self, operations: list[Operation]) -> None:

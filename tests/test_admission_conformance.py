@@ -27,6 +27,10 @@ class TestFcfsStrict(AdmissionConformance, name="fcfs_strict"):
     pass
 
 
+class TestVllm085(AdmissionConformance, name="vllm_0_8_5"):
+    pass
+
+
 class TestTimeSlice(AdmissionConformance, name="time_slice"):
     pass
 

@@ -86,7 +86,6 @@ class Run:
     def update(self, plan: StepPlan) -> None:
         for request in self.scheduler.update_from_output(plan):
             request.finish_ns = self.view.now_ns
-            self.policy.on_finish(request)
 
 
 @pytest.mark.parametrize("scheduler_class", [Scheduler, AsyncScheduler])

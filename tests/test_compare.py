@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusal import refused
 from scipy import stats
 
 from sim.compare import PROG, main
-from sim.comparison import compare_folders, compare_settings
+from sim.comparison import compare_folders, compare_settings, without_repeated_bounds
 from sim.errors import UserError
 from sim.objective import higher_is_better
 from sim.paired import paired_difference
@@ -24,6 +24,7 @@ from sim.settings import flat_settings, label
 FINITE = st.floats(-1e6, 1e6)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(FINITE, FINITE), min_size=2, max_size=30))
 def test_the_interval_is_that_of_the_paired_t_test(pairs: list[tuple[float, float]]) -> None:
     before, after = (list(side) for side in zip(*pairs, strict=True))
@@ -123,6 +124,20 @@ def test_settings_of_a_sweep_are_compared_with_the_first() -> None:
     assert {it.paired.difference for it in other.differences} == {-1.0}
     with pytest.raises(UserError, match="accepted: admission Fcfs; admission Mine"):
         compare_settings(runs, ["output_throughput"], "admission nonsense")
+
+
+def test_bounds_of_other_settings_are_left_out() -> None:
+    policies = [{"_target_": "p.Fcfs"}, {"_target_": "p.Mine"}]
+    runs = [
+        run(0, 1.0, admission=policy, bound=bound) for policy in policies for bound in (None, "throughput")
+    ]
+    kept = without_repeated_bounds(runs)
+    assert kept == [runs[0], runs[1], runs[2]]
+    found = compare_settings(kept, ["output_throughput"])
+    assert [it.setting for it in found.differences] == [
+        "admission Fcfs, bound throughput",
+        "admission Mine, bound null",
+    ]
 
 
 def test_settings_that_only_record_are_no_difference() -> None:

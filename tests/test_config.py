@@ -126,6 +126,16 @@ def test_sizes_of_qwen3_0_6b() -> None:
             {"engine.initial_slots": ["a"]},
             "engine.initial_slots=['a']: a is not in engine.initial_host_cache",
         ),
+        ({"engine.initial_host_cache": -1}, "engine.initial_host_cache=-1: must not be negative"),
+        (
+            {"engine.initial_slots": 2},
+            "engine.initial_slots=2: adapter-0000 is not in engine.initial_host_cache",
+        ),
+        (
+            {"engine.initial_host_cache": 33},
+            "engine.initial_host_cache=33: 33 adapters, at most engine",
+        ),
+        ({"workload.until_done": True}, "workload.until_done=true: a closed loop sends as long as it runs"),
         ({"model.hidden_size": -1}, "model.hidden_size=-1: must be greater than 0"),
         ({"model.dtype": "int8"}, "model.dtype='int8': expected one of bfloat16, float16, float32"),
         ({"workload.adapter_rank": 64}, "workload.adapter_rank=64: must be at most engine.max_lora_rank=16"),
@@ -155,3 +165,11 @@ def test_a_missing_key_is_named() -> None:
 def test_adapters_have_the_engines_rank_unless_told() -> None:
     assert run_config({"engine.max_lora_rank": 32}).adapter_rank == 32
     assert run_config({"engine.max_lora_rank": 32, "workload.adapter_rank": 8}).adapter_rank == 8
+
+
+def test_a_warm_start_by_number_has_the_workloads_adapters_and_no_others() -> None:
+    warm = {"engine.initial_host_cache": 32, "engine.initial_slots": 16, "workload.num_adapters": 3}
+    engine = run_config(warm).engine
+    assert engine.warm_host_cache == engine.warm_slots == ["adapter-0000", "adapter-0001", "adapter-0002"]
+    engine = run_config(warm | {"workload.num_adapters": 20}).engine
+    assert (len(engine.warm_host_cache), len(engine.warm_slots)) == (20, 16)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_simulation import CLOSED, OPEN, config
 
@@ -26,6 +26,7 @@ def request(adapter: str, *, first: int | None, finish: int | None, tokens: int,
     return made
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e6), max_size=50))
 def test_jain_index_is_between_one_adapter_and_all_alike(values: list[float]) -> None:
     found = jain_index(values)

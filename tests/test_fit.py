@@ -71,7 +71,7 @@ def costs_of(folder: Path, max_loras: int, rank: int) -> profile.FittedCosts:
 
 
 def shape_of(row: Any) -> StepShape:
-    return StepShape(**{name: getattr(row, name) for name in StepShape.__slots__})
+    return StepShape(**{name: getattr(row, name, 0) for name in StepShape.__slots__})
 
 
 def test_the_profile_costs_what_the_engine_cost(fitted: Path, measurements: dataset.Measurements) -> None:

@@ -1,6 +1,7 @@
 """Lengths and ranks: goodness of fit of each parameter at a fixed seed."""
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from sim.errors import UserError
 from sim.workload import WorkloadConfig, requests, traffic
@@ -134,6 +136,41 @@ def test_sharegpt_counts_words_unless_the_file_has_lengths(sharegpt: str) -> Non
     pairs = Counter((spec.input_length, spec.output_length) for spec in requests(config, SEED))
     assert set(pairs) == {(13, 26), (130, 1), (77, 7)}
     assert stats.chisquare(list(pairs.values())).pvalue > 0.01
+
+
+def tokenizer_file(tmp_path: Path) -> Path:
+    """Return a tokenizer in which every letter is a token, and nothing else is."""
+    letters = {letter: index for index, letter in enumerate("?abcdefghijklmnopqrstuvwxyz")}
+    tokenizer = Tokenizer(models.WordLevel(letters, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex("."), "isolated")]
+    )
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path / "tokenizer.json"
+
+
+def test_sharegpt_counts_a_tokenizers_tokens(tmp_path: Path) -> None:
+    file = tokenizer_file(tmp_path)
+    talk = {"conversations": [{"value": "ab cde"}, {"value": "fghi"}]}
+    path = tmp_path / "talks.json"
+    path.write_text(json.dumps([talk, {"input_length": 7, "output_length": 8}]))
+    settings = {"kind": "sharegpt", "path": str(path), "tokenizer": str(file)}
+    assert set(draw(settings)) == {5, 7}
+    # A folder with a tokenizer.json will do.
+    assert set(draw(settings | {"tokenizer": str(tmp_path)})) == {5, 7}
+    assert set(draw(settings, side="output_length")) == {4, 8}
+
+
+def test_a_tokenizer_that_is_none_is_named(
+    sharegpt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    settings = {"kind": "sharegpt", "path": sharegpt, "tokenizer": str(tmp_path)}
+    with pytest.raises(UserError, match=r"expected a tokenizer\.json, a folder with one, or a name"):
+        draw(settings)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(UserError, match=r"needs the package tokenizers; pip install 'lorasim\[tokenizer\]'"):
+        draw(settings)
 
 
 def test_sharegpt_prompts_within_limits_and_with_another_factor(sharegpt: str) -> None:

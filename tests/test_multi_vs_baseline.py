@@ -13,7 +13,12 @@ from calibrate.bench.simulated import read_run
 from sim.__main__ import main
 from sim.results import read_summary
 
-QUICK = ["+experiment=multi_vs_baseline", "workload.output_length=20", "hydra.sweep.dir=out"]
+QUICK = [
+    "+experiment=multi_vs_baseline",
+    "sweep.processes=1",
+    "workload.output_length=20",
+    "hydra.sweep.dir=out",
+]
 
 
 def lorasim(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> Path:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 import conf
 from sim.errors import UserError
-from sim.simulation import simulate
+from sim.simulation import run, simulate
 
 CONF = Path(conf.__file__).parent
 PROFILE = yaml.safe_load((CONF / "profile/h100_llama_3_1_8b.yaml").read_text())
@@ -55,7 +55,7 @@ ENGINES = st.fixed_dictionaries(
 
 def config(workload: Config, engine: Config, **policies: Any) -> Config:
     """A run on the shipped profile with vLLM's policies but for those given."""
-    run = {
+    settings_of_run = {
         "engine": engine,
         "model": MODEL,
         "workload": workload,
@@ -66,7 +66,7 @@ def config(workload: Config, engine: Config, **policies: Any) -> Config:
         "seed": 1,
         "warmup_s": 0,
     } | policies
-    resolved = OmegaConf.to_container(OmegaConf.create(run), resolve=True)
+    resolved = OmegaConf.to_container(OmegaConf.create(settings_of_run), resolve=True)
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
 
@@ -293,3 +293,14 @@ class Newest(Ghost):
 def test_who_misbehaves_is_named(policies: Config, message: str) -> None:
     with pytest.raises(UserError, match=message):
         simulate(config(BUSY, SMALL, **policies))
+
+
+def test_what_is_not_vllms_own_is_written_for_vllm(tmp_path: Path) -> None:
+    """The file that calibrate.bridge reads: the policies that differ, and where their costs come from."""
+    run(config(BUSY, SMALL), tmp_path / "own")
+    assert not (tmp_path / "own/policy.yaml").exists()
+    result = run(config(BUSY, SMALL, **BEST), tmp_path / "best")
+    assert yaml.safe_load((tmp_path / "best/policy.yaml").read_text()) == {**BEST, "profile": PROFILE["name"]}
+    command = result.summary["vllm_serve_command"]
+    assert command.startswith("LORASIM_POLICY=policy.yaml vllm serve ")
+    assert command.endswith(" --scheduler-cls calibrate.bridge.PolicyScheduler")

@@ -159,3 +159,25 @@ def test_bad_settings_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as raised:
         WorkloadConfig.from_mapping(OPEN | changes)
     assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize("order", [[2, 0, 1], list(range(5000))])
+def test_a_given_order_is_kept_over_and_over(order: list[int]) -> None:
+    # 5,000 are more than are drawn at once, and 3 do not divide that number.
+    drawn = draw(popularity={"kind": "order", "order": order}, num_adapters=5000)
+    asked = [int(str(spec.adapter).removeprefix("adapter-")) for spec in drawn]
+    assert asked == (order * (NUMBER // len(order) + 1))[:NUMBER]
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ([], "workload.popularity.order=[]: expected one or more adapters"),
+        ([0, -1], "workload.popularity.order=[0, -1]: expected one or more adapters"),
+        ([0, 50], "workload.popularity.order: adapter 50 is none of workload.num_adapters=50"),
+    ],
+)
+def test_a_bad_order_is_named(order: list[int], message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        draw(popularity={"kind": "order", "order": order})
+    assert str(raised.value).startswith(message)

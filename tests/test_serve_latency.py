@@ -36,6 +36,9 @@ def cases() -> Iterator[Any]:
     yield pytest.param(config(SMALL | {"abort_ms": 200.0, "output_length": 12}), id="time-outs")
     least = {"_target_": "policies.routing.LeastLoaded"}
     yield pytest.param(config(SMALL, replicas=2, routing=least, **FITTED), id="two replicas")
+    of_host = {"host_eviction": {"_target_": "policies.eviction.Lfu"}}
+    others = {"eviction": {"_target_": "policies.eviction.QueueAware"}} | of_host
+    yield pytest.param(config(SMALL, crowded, **FITTED, **others), id="other eviction")
     urgent = {"_target_": "policies.admission.Priority"}
     yield pytest.param(config(SMALL, {"scheduling_policy": "priority"}, admission=urgent), id="priority")
 

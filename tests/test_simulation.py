@@ -225,3 +225,20 @@ def test_a_bad_policy_is_named(policy: Config, message: str) -> None:
     with pytest.raises(UserError, match=rf"^admission: .*{message}") as raised:
         simulate(config(OPEN, admission=policy))
     assert "\n" not in str(raised.value)
+
+
+def test_a_run_until_all_are_done_has_the_same_arrivals_and_answers_all() -> None:
+    busy = OPEN | {"request_rate": 200.0, "duration_s": 1.0}
+    cut, whole = (simulate(config(busy | {"until_done": until_done})) for until_done in (False, True))
+    assert cut.requests.column("arrival_s") == whole.requests.column("arrival_s")
+    assert cut.summary["counts"]["completed"] < cut.summary["counts"]["submitted"]
+    assert whole.summary["counts"]["completed"] == whole.summary["counts"]["submitted"]
+    assert whole.summary["duration_s"] == max(whole.requests.column("finish_s").to_pylist()) > 1
+
+
+def test_steps_that_swap_are_counted_once_each() -> None:
+    found = simulate(config(CLOSED, {"max_loras": 2, "max_cpu_loras": 4}, record={"adapters": True}))
+    times = Counter(row["time_s"] for row in found.adapters.to_pylist() if row["kind"] == "activate")
+    # The constant profile's swaps take no time: those of one step are at one instant.
+    assert found.summary["adapters"]["swap_steps"] == len(times)
+    assert found.summary["adapter_activations"] == sum(times.values()) > len(times)

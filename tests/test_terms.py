@@ -24,8 +24,10 @@ MIXED = StepShape(
     host_cache_entries=10,
     max_loras=8,
     max_lora_rank=16,
+    num_lora_programs=700,
+    num_passed_over=4,
 )
-BARE = replace(MIXED, num_adapters=0, num_lora_tokens=0)
+BARE = replace(MIXED, num_adapters=0, num_lora_tokens=0, num_lora_programs=0)
 COUNTS = {
     "constant": 1,
     "reqs": 9,
@@ -36,6 +38,11 @@ COUNTS = {
     "attention_work": 7564,
     "kv_tokens": 1024,
     "waiting": 5,
+    "passed_over": 4,
+    "lora_programs": 700,
+    # Eight requests decode for three adapters: a tile each; and a prompt of 123 tokens.
+    "expand_tiles": 3 + 1,
+    "shrink_programs": (3 + 3) * 8,
     "lora": 1,
     "lora_padded_tokens": 136,
     "lora_rank_tokens": 136 * 16,
@@ -47,7 +54,7 @@ COUNTS = {
     "slots_rank": 128,
     "cache_entries_adapters": 30,
 }
-OF_LORA = ("lora", "adapter", "slots")
+OF_LORA = ("lora", "adapter", "slots", "expand", "shrink")
 
 
 @pytest.mark.parametrize("name", TERMS)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
@@ -16,6 +15,7 @@ from calibrate.bench.reported import Reported, reported_table
 from calibrate.bench.tables import comparison_table
 from sim.errors import UserError
 from sim.results import read_requests, read_summary
+from sim.rows import take_rows
 
 NAME = "simulated"
 _STATUSES = {"running": UNFINISHED, "waiting": UNFINISHED}
@@ -30,16 +30,14 @@ class ComparisonCallback(Callback):
     """
 
     def __init__(self, reported: Mapping[str, Any] | None = None) -> None:
-        self.folders: list[Path] = []
         self.reported = None if reported is None else Reported.from_mapping(reported)
-
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Take note of the job's folder."""
-        self.folders.append(Path(config.hydra.runtime.output_dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the files and print the table. Raises UserError for jobs that are no such pair."""
-        baseline, multi = pair(self.folders)
+        sweep_dir = Path(config.hydra.sweep.dir)
+        # What the jobs, in processes of their own, have put there.
+        rows = take_rows(sweep_dir, {}).values()
+        baseline, multi = pair([sweep_dir / row.cells["path"] for row in rows])
         measured = measure(baseline), measure(multi)
         gains = improvements(*measured)
         print(f"\n{comparison_table(*measured, gains)}")
@@ -47,7 +45,7 @@ class ComparisonCallback(Callback):
         if self.reported is not None:
             print(f"\n{reported_table(self.reported, measured, gains)}")
             about["reported"] = self.reported.to_mapping()
-        paths = write_comparison(Path(config.hydra.sweep.dir), NAME, baseline, multi, about)
+        paths = write_comparison(sweep_dir, NAME, baseline, multi, about)
         print("", *paths, sep="\n")
 
 

@@ -39,7 +39,8 @@ For a first session on a GPU, in this order (all else is tested without one, tes
    leave both caches, CUDA graphs are captured as before, torch.compile's cache is hit by every policy.
 2. `set_policy(None)` against an engine that is not bridged, then `set_policy({})` (`fcfs_skip`, `lru`)
    against `set_policy(None)`, same seed: same step plans, and throughput and host times within the
-   run-to-run spread.
+   run-to-run spread; but where many wait for adapters that do not fit in the step, `schedule` is quicker,
+   since `fcfs_skip` does not look at each of them in each step.
 3. Greedy outputs with `{}`, with another admission policy and with `prefetch`: equal token for token to
    plain vLLM's, as far as plain vLLM is equal to itself.
 4. With `prefetch`: no warning about cudaHostRegister; `is_pinned()` of a view of `AdoptedBlocks.memory` (else

@@ -110,9 +110,12 @@ class AdapterLoader:
 
 
 def _from_line(line: bytes) -> Loaded:
-    fields = json.loads(line)
-    entries = [
-        TensorEntry(name, dtype, tuple(shape), begin, end)
-        for name, dtype, shape, begin, end in fields.pop("entries", ())
-    ]
-    return Loaded(**fields, entries=entries)
+    try:
+        fields = json.loads(line)
+        entries = [
+            TensorEntry(name, dtype, tuple(shape), begin, end)
+            for name, dtype, shape, begin, end in fields.pop("entries", ())
+        ]
+        return Loaded(**fields, entries=entries)
+    except (ValueError, TypeError) as error:
+        raise LoaderDied(f"the loader's process answers {line[:100]!r}: {error}") from None

@@ -44,10 +44,13 @@ def main() -> None:
     fd, num_blocks, block_bytes, dtype, max_lora_rank = sys.argv[1:]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.nice(5)  # The engine's thread comes first where processors are scarce.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # Whatever a library prints is no answer.
     threading.Thread(target=_import_torch, daemon=True).start()
     blocks = attached(int(fd), int(num_blocks), int(block_bytes))
     for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line), blocks, dtype, int(max_lora_rank))), flush=True)
+        reply = answer(json.loads(line), blocks, dtype, int(max_lora_rank))
+        print(json.dumps(reply), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ class Prefetcher(WaitingObserver):
             self._take_over()
             if self._loader.is_free() and not self._arrived:
                 self._guarded(self._start_next)
-        except LoaderDied as error:
+        except Exception as error:  # No failure here may end the engine.
             self._turn_off(error)
 
     def _take_over(self) -> None:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import conf
+from policies.prefetch import NoPrefetch
 from sim.errors import UserError
 
 ENVIRONMENT_VARIABLE = "LORASIM_POLICY"
@@ -86,7 +87,7 @@ class PolicySettings:
         ):
             return None
         made = _make(section, "prefetch", engine)
-        return None if type(made).__name__ == "NoPrefetch" else made
+        return None if isinstance(made, NoPrefetch) else made
 
     def profile_settings(self) -> Mapping[str, Any]:
         """Read the profile; raises UserError where there is no such file."""

@@ -7,6 +7,7 @@ from policies.admission.drain import Drain
 from policies.admission.fair import Fair
 from policies.admission.fcfs_skip import FcfsSkip
 from policies.admission.fcfs_strict import FcfsStrict
+from policies.admission.one_queue import OneQueue
 from policies.admission.priority import Priority
 from policies.admission.protocol import AdmissionPolicy, AdmissionView, WaitingRequest
 from policies.admission.time_slice import TimeSlice
@@ -24,6 +25,7 @@ __all__ = [
     "Fair",
     "FcfsSkip",
     "FcfsStrict",
+    "OneQueue",
     "Priority",
     "TimeSlice",
     "WaitingRequest",

@@ -13,6 +13,10 @@ class FcfsStrict(ArrivalLines[R]):
     cannot be added ends the batch), and vLLM's before it learnt to skip.
     """
 
+    def overtakes(self, request: R) -> bool:
+        """Never."""
+        return False
+
     def candidates(self, view: AdmissionView) -> Iterator[R]:
         """Yield in order of arrival, up to the first that the step cannot take."""
         while (head := self._head()) is not None and view.accepts(head[2].adapter):

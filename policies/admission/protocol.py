@@ -17,6 +17,9 @@ class AdmissionView:
     """Most distinct adapters that one step may use."""
     scheduled_loras: Collection[str]
     """The adapters that the step uses so far, in order of first appearance."""
+    num_passed_over: int = 0
+    """Waiting requests that were looked at in vain so far, in front of the last one that was tried. A policy
+    says so whose engine looks at each of them (`OneQueue`); to others it costs nothing."""
 
     def accepts(self, adapter: str | None) -> bool:
         """Whether a request for `adapter` would keep the step within `max_loras`."""

@@ -41,6 +41,10 @@ class TimeSlice(Turns[R]):
         self._min_quantum_ns = duration_ns("min_quantum_ms", min_quantum_ms, NS_PER_MS)
         self._timeout_ns = duration_ns("request_timeout_secs", request_timeout_secs)
 
+    def overtakes(self, request: R) -> bool:
+        """Never: those who have a turn are in order of arrival."""
+        return False
+
     def _fall_due(self, now_ns: int) -> None:
         """Close, at a tick, every turn that has to end by now."""
         while (adapter := self._next_to_close(now_ns)) is not None:

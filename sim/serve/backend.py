@@ -37,7 +37,7 @@ class Backend:
         self.models = ServedModels(
             config.model_name, config.model.name, server.adapter_names, engine.max_model_len
         )
-        self.swaps = SwapStats(len(engine.initial_slots), config.replicas)
+        self.swaps = SwapStats(len(engine.warm_slots), config.replicas)
         self.instruments = Instruments(engine.max_model_len)
         self.metrics = [
             ReplicaMetrics(self.instruments, config.model_name, number) for number in range(config.replicas)

@@ -24,8 +24,9 @@ class WorkloadConfig:
 
     ``mode="open"``: ``arrivals`` with a mean of ``request_rate`` requests/s, whatever the engine does.
     ``mode="closed"``: ``concurrency`` requests in flight; a finished request is followed by the next one.
-    ``duration_s`` ends the arrivals (the last arrives before it) and the run. ``num_requests`` ends the
-    arrivals; the run goes on until all are done. One of them is needed; with both, what comes first counts.
+    ``duration_s`` ends the arrivals (the last arrives before it) and the run, but with ``until_done`` the run
+    goes on until all are done. ``num_requests`` ends the arrivals; the run goes on until all are done. One of
+    them is needed; with both, what comes first counts.
     ``adapter_rank`` null means the engine's ``max_lora_rank``. ``base_model_share``: of the requests whose
     adapter is drawn, the share that asks for the base model instead. A client gives up ``abort_ms`` after the
     arrival.
@@ -44,6 +45,7 @@ class WorkloadConfig:
     concurrency: int | None = None
     duration_s: float | None = None
     num_requests: int | None = None
+    until_done: bool = False
     num_adapters: int = 1000
     adapter_rank: RankMix | None = None
     base_model_share: float = 0.0
@@ -107,6 +109,11 @@ class WorkloadConfig:
             raise UserError(f"workload.mode={self.mode!r}: expected one of open, closed")
         if self.mode == "closed" and self.concurrency is None:
             raise UserError("workload.concurrency is null: workload.mode=closed needs it")
+        if self.mode == "closed" and self.until_done:
+            raise UserError(
+                "workload.until_done=true: a closed loop sends as long as it runs; "
+                "expected workload.mode=open, or workload.num_requests in place of it"
+            )
         if self.mode == "open" and self.path is None and self.offered_rate is None:
             raise UserError("workload.request_rate is null: workload.mode=open needs it")
 

@@ -7,12 +7,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from sim.errors import UserError
 from sim.workload.streams import endless, stream
 
 TOKENS_PER_WORD = 1.3
 """Tokens for a word between spaces: about what English prose takes where there are 128k tokens to choose
 from; code takes more."""
+
+Count = Callable[[str], int]
+"""From a text to its number of tokens."""
 
 SIDES = {"input_length": 0, "output_length": 1}
 
@@ -22,12 +27,14 @@ class ShareGpt:
     """A conversation of ``path`` for each request, drawn with replacement: its first turn is the prompt, its
     second the output. ``input_length`` and ``output_length`` with the same settings stay paired.
 
-    No tokenizer is at work: an entry's own ``input_length`` and ``output_length`` count where it has them,
-    else its words, times ``tokens_per_word``. Conversations whose prompt is outside ``min_input_length`` to
+    An entry's own ``input_length`` and ``output_length`` count where it has them, else what ``tokenizer``
+    makes of it: a tokenizer.json, a folder with one, or a name on the Hugging Face hub. Without a tokenizer
+    its words count, times ``tokens_per_word``. Conversations whose prompt is outside ``min_input_length`` to
     ``max_input_length``, or that have no answer, are left out.
     """
 
     path: str
+    tokenizer: str | None = None
     tokens_per_word: float = TOKENS_PER_WORD
     min_input_length: int = 1
     max_input_length: int | None = None
@@ -47,7 +54,7 @@ class ShareGpt:
         longest = self.max_input_length
         lengths = [
             pair[SIDES[side.partition("/")[0]]]
-            for pair in read(self.path, self.tokens_per_word)
+            for pair in read(self.path, self.tokenizer or self.tokens_per_word)
             if pair[0] >= self.min_input_length and (longest is None or pair[0] <= longest)
         ]
         if not lengths:
@@ -62,17 +69,21 @@ class ShareGpt:
 
 
 @lru_cache(maxsize=2)
-def read(path: str, tokens_per_word: float) -> list[tuple[int, int]]:
-    """Return prompt and output length of each conversation that has both. Raises UserError."""
+def read(path: str, tokens: str | float) -> list[tuple[int, int]]:
+    """Return prompt and output length of each conversation that has both. Raises UserError.
+
+    ``tokens``: a tokenizer, or tokens per word.
+    """
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from error
     if not isinstance(entries, list):
         raise UserError(f"{path}: expected a list of conversations")
+    count = _tokenizer(tokens) if isinstance(tokens, str) else _words(tokens)
     pairs = []
-    for number, entry in enumerate(entries):
-        pair = _lengths(entry, tokens_per_word)
+    for number, entry in enumerate(tqdm(entries, unit="entry", desc="tokenizing", leave=False, delay=2)):
+        pair = _lengths(entry, count)
         if pair is None:
             raise UserError(
                 f"{path}, entry {number}: expected conversations with values, or input_length and "
@@ -82,7 +93,31 @@ def read(path: str, tokens_per_word: float) -> list[tuple[int, int]]:
     return [pair for pair in pairs if min(pair) > 0]
 
 
-def _lengths(entry: Any, tokens_per_word: float) -> tuple[int, int] | None:
+def _words(tokens_per_word: float) -> Count:
+    return lambda text: round(len(text.split()) * tokens_per_word)
+
+
+def _tokenizer(name: str) -> Count:
+    """Return what counts a text's tokens, those that a model's prompt begins with included."""
+    try:
+        from tokenizers import Tokenizer  # noqa: PLC0415  Few have it, and few ask for it.
+    except ImportError as error:
+        raise UserError(
+            f"tokenizer={name}: needs the package tokenizers; pip install 'lorasim[tokenizer]'"
+        ) from error
+    path = Path(name)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        tokenizer = Tokenizer.from_file(str(file)) if file.exists() else Tokenizer.from_pretrained(name)
+    except Exception as error:  # The package raises plain Exceptions.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"tokenizer={name}: {reason}; expected a tokenizer.json, a folder with one, or a name on the hub"
+        ) from error
+    return lambda text: len(tokenizer.encode(text).ids)
+
+
+def _lengths(entry: Any, count: Count) -> tuple[int, int] | None:
     """Return the two lengths of an entry, 0 where there is no such turn; None for what is no entry."""
     if not isinstance(entry, dict):
         return None
@@ -94,6 +129,6 @@ def _lengths(entry: Any, tokens_per_word: float) -> tuple[int, int] | None:
         isinstance(turn, dict) and isinstance(turn.get("value"), str) for turn in turns
     ):
         return None
-    words = [len(turn["value"].split()) for turn in turns[:2]]
-    first, second = (*words, 0, 0)[:2]
-    return round(first * tokens_per_word), round(second * tokens_per_word)
+    counts = [count(turn["value"]) for turn in turns[:2]]
+    first, second = (*counts, 0, 0)[:2]
+    return first, second

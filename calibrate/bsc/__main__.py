@@ -1,0 +1,45 @@
+"""Predict the study's runs from their settings alone: `python -m calibrate.bsc runs=PATH.csv`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from calibrate.bsc.predictions import part, predict_all, settings_of
+from calibrate.bsc.score import summary, text
+from calibrate.bsc.settings import COLUMNS
+from calibrate.bsc.tables import read
+from sim.cli import hydra_entry
+from sim.files import write_atomically
+
+CSV_FLOAT = "%.10g"
+
+
+def task(cfg: DictConfig) -> None:
+    """Predict, score, print and write."""
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    table = read(Path(config["runs"]), COLUMNS, "runs")
+    hours = predict_all(settings_of(table, config), config)
+    predicted = pd.DataFrame([hour.columns() for hour in hours], index=table.index)
+    predicted = predicted.replace({np.inf: np.nan})
+    table = pd.concat([table, predicted], axis=1)
+    table["sim_part"] = [part(row) for row in table.to_dict("records")]
+    scores = summary(table)
+    out = Path(config["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "runs.csv", table.to_csv(index=False, float_format=CSV_FLOAT).encode())
+    write_atomically(out / "summary.json", (json.dumps(scores, indent=2) + "\n").encode())
+    print(text(scores))
+    print(f"predictions: {out / 'runs.csv'}   scores: {out / 'summary.json'}")
+
+
+def main() -> None:
+    """Entry point."""
+    hydra_entry(task, "bsc", "calibrate.bsc")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""A row of the study's runs as settings of a simulation: nothing measured but the mean lengths."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sim.config import EngineConfig, ModelConfig
+from sim.errors import UserError
+
+COLUMNS = (
+    *("model", "max_loras", "max_cpu_loras", "max_lora_rank", "max_num_seqs", "ranks", "rate_values"),
+    *("rate_counts", "total_time", "completed", "in_tokens", "out_tokens"),
+)
+GROUP = ("model", "ranks", "rate_values", "rate_counts", "max_cpu_loras")
+"""Rows that differ in `max_loras` alone, but for what follows from it."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One run before it was made."""
+
+    model: str
+    max_loras: int
+    num_adapters: int
+    """`max_cpu_loras` of the study: all adapters are in host memory."""
+    max_lora_rank: int
+    max_num_seqs: int
+    adapter_ranks: tuple[int, ...]
+    """Of each adapter."""
+    rates: tuple[float, ...]
+    """Requests per second of each adapter."""
+    duration_s: float
+    mean_input_length: float
+    mean_output_length: float
+
+    @property
+    def request_rate(self) -> float:
+        """Requests per second of all adapters."""
+        return sum(self.rates)
+
+    def engine(self, base: EngineConfig, model: ModelConfig) -> EngineConfig:
+        """Return the engine of the run: `base` with its flags, the model's context and a warm host cache."""
+        return replace(
+            base,
+            max_loras=self.max_loras,
+            max_cpu_loras=max(self.num_adapters, self.max_loras),
+            max_lora_rank=self.max_lora_rank,
+            max_num_seqs=self.max_num_seqs,
+            max_model_len=model.max_position_embeddings,
+            initial_host_cache=[adapter_name(index) for index in range(self.num_adapters)],
+        )
+
+
+def adapter_name(index: int) -> str:
+    """Return the name of an adapter."""
+    return f"adapter-{index:04d}"
+
+
+def setting(row: Mapping[Any, Any], lengths: tuple[float, float], where: str) -> Setting:
+    """Return the setting of a row; `lengths` stand in where the row has no completed requests.
+
+    The study deals ranks out in turn, and rates. Raises UserError, which names `where`, for a value that is
+    missing or does not fit the others.
+    """
+    num_adapters = int(_number(row, "max_cpu_loras", where))
+    ranks, rates = (_numbers(row, name, where) for name in ("ranks", "rate_values"))
+    counts = [int(count) for count in _numbers(row, "rate_counts", where)]
+    if len(rates) != len(counts) or sum(counts) != num_adapters:
+        raise UserError(
+            f"{where}: rate_counts={row['rate_counts']!r}: expected as many as rate_values, "
+            f"{num_adapters} together"
+        )
+    has_lengths = all(_is_number(row[name]) for name in ("completed", "in_tokens", "out_tokens"))
+    completed = float(row["completed"]) if has_lengths else 0.0
+    if completed > 0:
+        lengths = (float(row["in_tokens"]) / completed, float(row["out_tokens"]) / completed)
+    return Setting(
+        model=str(row["model"]),
+        max_loras=int(_number(row, "max_loras", where)),
+        num_adapters=num_adapters,
+        max_lora_rank=int(_number(row, "max_lora_rank", where)),
+        max_num_seqs=int(_number(row, "max_num_seqs", where)),
+        adapter_ranks=tuple(int(ranks[index % len(ranks)]) for index in range(num_adapters)),
+        rates=tuple(rate for rate, count in zip(rates, counts, strict=True) for _ in range(count)),
+        duration_s=_number(row, "total_time", where),
+        mean_input_length=lengths[0],
+        mean_output_length=lengths[1],
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not math.isnan(value)
+
+
+def _number(row: Mapping[Any, Any], name: str, where: str) -> float:
+    value = row[name]
+    if not _is_number(value) or value <= 0:
+        raise UserError(f"{where}: {name}={value}: expected a number greater than 0")
+    return float(value)
+
+
+def _numbers(row: Mapping[Any, Any], name: str, where: str) -> list[float]:
+    try:
+        values = [float(part) for part in str(row[name]).split()]
+    except ValueError:
+        values = []
+    if not values or any(not value > 0 for value in values):
+        raise UserError(
+            f"{where}: {name}={row[name]!r}: expected numbers greater than 0, separated by spaces"
+        )
+    return values

@@ -1,0 +1,1 @@
+"""Other people's write-ups of serving adapters: simulations in their form, beside what they reported."""
