@@ -4,6 +4,7 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,11 @@ from test_simulation import OPEN, config
 
 from policies.routing import Weighted
 from reports.experiments.box_lost import after_the_loss
+from reports.experiments.grid import AS_SLOTS, SKEWED, UNIFORM, Grid
 from reports.experiments.reported import Reported
 from reports.experiments.scenario import Scenario, padding
+from reports.experiments.thousand_adapters import active_section
+from reports.experiments.thousand_plots import active_plot
 from sim.__main__ import main
 from sim.errors import UserError
 from sim.request import Request
@@ -22,21 +26,22 @@ from sim.runs import load_runs
 from sim.simulation import run, simulate
 
 GOLDEN = Path(__file__).parent / "golden"
-SCENARIOS = "separate,without_lora,two_boxes,one_box,mixed_ranks,box_lost,box_lost_fallback"
+SCENARIOS = "separate,two_boxes,mixed_ranks,box_lost,box_lost_fallback"
 FORTY = [
     "+experiment=forty_customers",
     *("profile=constant", "workload.request_rate=1", "workload.duration_s=350", "warmup_s=310"),
-    *("workload.output_length=64", "engine.max_loras=2", "engine.max_cpu_loras=8"),
+    *("workload.output_length=32", "engine.max_loras=2", "engine.max_cpu_loras=8"),
     f"experiment/forty_customers={SCENARIOS}",
 ]
 THOUSAND = [
     "+experiment=thousand_adapters",
-    *("profile=constant", "warmup_s=0", "workload.duration_s=3", "workload.num_adapters=20,80"),
+    *("profile=constant", "warmup_s=0", "workload.duration_s=3", "workload.num_adapters=80"),
     *("engine.max_loras=2,32", "engine.max_cpu_loras=null"),
-    "experiment/thousand_adapters=uniform,skewed,active_4",
+    "experiment/thousand_adapters=uniform,skewed",
 ]
 
 
+BOTH = UNIFORM, SKEWED
 UNIFORM_ALONE = "experiment/thousand_adapters=uniform"
 
 
@@ -70,7 +75,7 @@ def test_forty_customers(
     assert multi["p50_ms"] == runs["two_boxes"]["median_e2el_ms"]
     assert multi["slot_evictions_per_s"] == runs["two_boxes"]["adapters"]["slot_evictions_per_s"] / 2 > 0
     assert found["simulated"]["separate"]["gpus"] == len(runs["separate"]["replicas"]) == 40
-    assert runs["without_lora"]["adapter_activations"] == runs["separate"]["adapter_activations"] == 0
+    assert runs["separate"]["adapter_activations"] == 0
     # All of the scenarios have the same requests.
     assert len({run["counts"]["submitted"] for run in runs.values()}) == 1
     lost = found["box_lost"]
@@ -84,11 +89,32 @@ def test_forty_customers(
 def test_thousand_adapters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     out = lorasim(monkeypatch, tmp_path, *THOUSAND)
     check_golden(out / "thousand_adapters.md")
-    for name in ("output-throughput-over-max_loras", "total-against-active-adapters"):
+    for name in ("output-throughput-over-max_loras", "time-to-first-token-over-max_loras"):
         assert (out / f"{name}.svg").read_text().startswith("<?xml")
     found = json.loads((out / "thousand_adapters.json").read_text())
-    assert len(found["runs"]) == 12
+    assert len(found["runs"]) == 4
     assert {run["cache"] for run in found["runs"]} == {"as_slots"}
+
+
+def point(total: int, active: int, tokens_per_s: float) -> Any:
+    names = ("traffic", "total", "active", "tokens_per_s", "max_loras", "cache")
+    found = SimpleNamespace(**dict(zip(names, ("", total, active, tokens_per_s, 8, AS_SLOTS), strict=True)))
+    found.traffic = "active_" + str(active)
+    return found
+
+
+def test_total_against_active_adapters() -> None:
+    even = [SimpleNamespace(traffic=t, total=90, max_loras=8, cache=AS_SLOTS, active=None) for t in BOTH]
+    points = [point(90, 4, 80.0), point(30, 4, 100.0), point(30, 16, 50.0), point(90, 16, 20.0)]
+    grid = Grid([*even, *points])  # type: ignore[list-item]
+    section = active_section(grid, AS_SLOTS)
+    assert "90 adapters, host cache as the slots (vLLM&#39;s default), 16 active: 20" in active_plot(grid).svg
+    assert section.head[1:] == ["of 30: tokens/s", "of 90: tokens/s"]
+    assert section.rows == [["4", "100", "80"], ["16", "50", "20"]]
+    assert "3 times as many adapters in all: -20 % tokens/s with 4 active" in section.notes[0]
+    assert "4 times as many active: -75 % tokens/s of 90" in section.notes[0]
+    with pytest.raises(UserError, match=r"expected one for each workload.num_adapters=30,90"):
+        active_section(Grid([*even, *points[1:]]), AS_SLOTS)  # type: ignore[list-item]
 
 
 def test_money_and_memory_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -115,7 +141,6 @@ def test_money_and_memory_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
             [*THOUSAND[:-1], UNIFORM_ALONE],
             "expected experiment/thousand_adapters=uniform,",
         ),
-        ([*THOUSAND[:-1], UNIFORM_ALONE, "engine.max_num_seqs=0"], "engine.max_num_seqs=0"),
     ],
 )
 def test_sweeps_that_cannot_be_compared(

@@ -104,7 +104,7 @@ class FortyCustomersCallback(ExperimentCallback):
         outside = "; ".join(system.outside_range)
         return (
             f"Reported: {self.reported.source}. Simulated: profile {system.profile}, {words} "
-            f"({self.prices.source}, {self.prices.date}; an assumption)."
+            f"({self.prices.source}, {self.prices.date}; an assumption); {system.traffic_in_words}."
             + (f" Outside of what the profile measured: {outside}." if outside else "")
         )
 

@@ -63,6 +63,18 @@ class Scenario:
         return self.config.failover.at_s
 
     @property
+    def traffic_in_words(self) -> str:
+        """How much is asked for."""
+        workload = self.values["workload"]
+        rate = self.config.workload.offered_rate
+        how_many = (
+            f"{workload['concurrency']} requests in flight" if rate is None else f"{60 * rate:g} requests/min"
+        )
+        return (
+            f"{how_many}, prompts {workload['input_length']} and answers {workload['output_length']} tokens"
+        )
+
+    @property
     def slo_in_words(self) -> str:
         """The targets."""
         slo = self.config.slo

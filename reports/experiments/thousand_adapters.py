@@ -39,7 +39,7 @@ class ThousandAdaptersCallback(ExperimentCallback):
         grid = Grid([Point(answered(run)) for run in runs])
         ours = {cache: compared(grid, cache) for cache in grid.caches}
         sections = [self._comparison(ours, grid), *(_slots_section(grid, cache) for cache in grid.caches)]
-        sections += [_active_section(grid, cache) for cache in grid.caches if grid.actives]
+        sections += [active_section(grid, cache) for cache in grid.caches if grid.actives]
         values = {
             "reported": {"source": self.reported.source, "rows": self.reported.rows},
             "simulated": ours,
@@ -146,7 +146,7 @@ def _slots_section(grid: Grid, cache: str) -> Section:
     )
 
 
-def _active_section(grid: Grid, cache: str) -> Section:
+def active_section(grid: Grid, cache: str) -> Section:
     """Total against active adapters, with the slots that are shown."""
     head = ["asked for by 95 %", *(f"of {total:,}: tokens/s" for total in grid.totals)]
     by_active = {active: grid.over_totals(active, cache) for active in grid.actives}
