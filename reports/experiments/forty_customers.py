@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from reports.experiments.box_lost import after_the_loss
-from reports.experiments.callback import ExperimentCallback, Findings, answered
+from reports.experiments.callback import ExperimentCallback, Findings
 from reports.experiments.document import Section
 from reports.experiments.reported import NOT_MEASURED, Reported
 from reports.experiments.scenario import Scenario, padding
@@ -75,7 +75,7 @@ class FortyCustomersCallback(ExperimentCallback):
 
     def findings(self, runs: Sequence[Run]) -> Findings:
         """Return the tables. Raises UserError where the system itself was not simulated."""
-        found = {run.columns.get(GROUP, ""): Scenario(answered(run)) for run in runs}
+        found = {run.columns.get(GROUP, ""): Scenario(run) for run in runs}
         if SYSTEM not in found:
             raise UserError(f"the sweep has no {GROUP}={SYSTEM}: expected it, all else is compared with that")
         system = found[SYSTEM]
