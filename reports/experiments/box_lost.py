@@ -26,8 +26,9 @@ KINDS = ("in_time", "late", "degraded", "failed", "unanswered")
 def after_the_loss(scenario: Scenario, at_s: float) -> dict[str, float | None]:
     """Return shares and latencies of the requests that were not done at ``at_s``, or came later.
 
-    Shares are of all of them, those that a client gave up among the ``unanswered``; ``in_time_by_anyone`` has the degraded answers that met the targets too. What
-    the fallback costs is a rate over the time from then on.
+    Shares are of all of them; what a client gave up is among the ``unanswered``, and ``in_time_by_anyone``
+    has the degraded answers that met the targets too. What the fallback costs is a rate over the time from
+    then on.
     """
     config = scenario.config
     rows = [
