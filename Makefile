@@ -57,6 +57,12 @@ published: $(STAMP) ## Make reports/published anew, from the files in the tree
 	for part in $(LAB_PARTS) $(LAB_AXES); do
 		cp runs/lab/$$part/sweep.csv $(PUBLISHED)/lab/$$part.csv
 	done
+	for experiment in forty_customers thousand_adapters; do
+		$(BIN)/lorasim -m +experiment=$$experiment hydra.sweep.dir=runs/$$experiment
+		mkdir -p $(PUBLISHED)/$$experiment
+		find runs/$$experiment -maxdepth 1 \( -name "*.md" -o -name "*.svg" -o -name "$$experiment.json" \) \
+			-exec cp {} $(PUBLISHED)/$$experiment/ \;
+	done
 
 test: setup ## Lint, type check, tests
 	@$(BIN)/ruff check

@@ -14,8 +14,9 @@ from test_simulation import OPEN, config
 from policies.routing import Weighted
 from reports.experiments.box_lost import after_the_loss
 from reports.experiments.grid import AS_SLOTS, SKEWED, UNIFORM, Grid
+from reports.experiments.ranks import padding
 from reports.experiments.reported import Reported
-from reports.experiments.scenario import Scenario, padding
+from reports.experiments.scenario import Scenario
 from reports.experiments.thousand_adapters import active_section
 from reports.experiments.thousand_plots import active_plot
 from sim.__main__ import main

@@ -10,10 +10,9 @@ from omegaconf import DictConfig
 
 from reports.experiments.document import Section, as_markdown, as_text
 from reports.svg import Plot, picture
-from sim.errors import UserError
 from sim.files import write_atomically
 from sim.results import to_json
-from sim.runs import Run, runs_so_far
+from sim.runs import Run, load_jobs
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class ExperimentCallback(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the tables and write the files. Raises UserError for runs that cannot be compared."""
         folder = Path(config.hydra.sweep.dir)
-        found = self.findings(runs_so_far(folder))
+        found = self.findings(load_jobs(folder))
         page = as_markdown(found.title, found.intro, found.sections)
         files = {
             f"{self.name}.md": page.encode(),
@@ -51,10 +50,3 @@ class ExperimentCallback(Callback):
             write_atomically(folder / name, content)
         print(f"\n{as_text(found.sections)}\n")
         print(*(folder / name for name in files), sep="\n")
-
-
-def answered(run: Run) -> Run:
-    """Return the run if it has an answer, else raise UserError."""
-    if not run.ok:
-        raise UserError(f"{run.path}: {run.summary['message']}")
-    return run

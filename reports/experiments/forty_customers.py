@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from reports.experiments.box_lost import after_the_loss
-from reports.experiments.callback import ExperimentCallback, Findings, answered
+from reports.experiments.box_lost import losses_of, losses_section
+from reports.experiments.callback import ExperimentCallback, Findings
 from reports.experiments.document import Section
+from reports.experiments.ranks import ranks_of, ranks_section
 from reports.experiments.reported import NOT_MEASURED, Reported
-from reports.experiments.scenario import Scenario, padding
+from reports.experiments.scenario import Scenario
 from reports.numbers import NONE, duration, number, percent, whole
 from sim.errors import UserError
 from sim.prices import Prices
@@ -18,11 +19,6 @@ GROUP = "experiment/forty_customers"
 SYSTEM, SEPARATE, ONE_BOX, SATURATED = "two_boxes", "separate", "one_box", "saturated"
 WITHOUT_LORA = "without_lora"
 MIXED, SATURATED_MIXED = "mixed_ranks", "saturated_mixed_ranks"
-LOSSES = {
-    SYSTEM: "no box lost",
-    "box_lost": "one box lost",
-    "box_lost_fallback": "one box lost, with a fallback",
-}
 COLUMNS = ("separate", "multi")
 KEEPS_UP = 0.98
 """A box keeps up if it completes this share of what arrives."""
@@ -75,18 +71,20 @@ class FortyCustomersCallback(ExperimentCallback):
 
     def findings(self, runs: Sequence[Run]) -> Findings:
         """Return the tables. Raises UserError where the system itself was not simulated."""
-        found = {run.columns.get(GROUP, ""): Scenario(answered(run)) for run in runs}
+        found = {run.columns.get(GROUP, ""): Scenario(run) for run in runs}
         if SYSTEM not in found:
             raise UserError(f"the sweep has no {GROUP}={SYSTEM}: expected it, all else is compared with that")
         system = found[SYSTEM]
         ours = compared(found, self.prices)
-        ranks = {name: ranks_of(found, *pair) for name, pair in _rank_pairs(found).items()}
+        ranks = {
+            name: ranks_of(found[pair[0]], found.get(pair[1])) for name, pair in _rank_pairs(found).items()
+        }
         at_s = next((s.failover_at_s for s in found.values() if s.failover_at_s is not None), None)
-        losses = {} if at_s is None else _losses(found, at_s)
+        losses = {} if at_s is None else losses_of(found, at_s)
         sections = [
             self._comparison(ours, system),
-            *([_ranks_section(ranks)] if len(ranks) > 1 else []),
-            *([_losses_section(losses, system, at_s)] if at_s is not None else []),
+            *([ranks_section(ranks)] if len(ranks) > 1 else []),
+            *([losses_section(losses, system, at_s)] if at_s is not None else []),
         ]
         values = {
             "reported": {"source": self.reported.source, "rows": self.reported.rows},
@@ -199,96 +197,3 @@ def _metric(found: Mapping[str, Scenario], name: str, metric: str) -> float | No
 def _rank_pairs(found: Mapping[str, Scenario]) -> dict[str, tuple[str, str]]:
     pairs = {"uniform": (SYSTEM, SATURATED), "mixed": (MIXED, SATURATED_MIXED)}
     return {name: pair for name, pair in pairs.items() if pair[0] in found}
-
-
-def ranks_of(found: Mapping[str, Scenario], offered: str, saturated: str) -> dict[str, Any]:
-    """Return what the ranks of a pair of scenarios cost, at the offered rate and saturated."""
-    scenario = found[offered]
-    slots = padding(scenario)
-    most = found.get(saturated)
-    return {
-        "ranks": " and ".join(map(str, sorted(set(scenario.ranks)))),
-        "max_lora_rank": scenario.max_lora_rank,
-        "mean_adapter_mb": slots.mean_adapter_bytes / 1e6,
-        "slot_mb": slots.slot_bytes / 1e6,
-        "padding_share": slots.padding_share,
-        "kv_blocks": scenario.metric("kv_blocks"),
-        "p50_ms": scenario.metric("median_e2el_ms"),
-        "p50_ttft_ms": scenario.metric("median_ttft_ms"),
-        "median_tpot_ms": scenario.metric("median_tpot_ms"),
-        "most_output_tokens_per_s": None if most is None else most.per_box("output_throughput"),
-        "outside_range": list(scenario.outside_range),
-    }
-
-
-_RANK_ROWS: Mapping[str, tuple[str, Write]] = {
-    "ranks": ("ranks of the adapters", str),
-    "max_lora_rank": ("max_lora_rank", whole),
-    "mean_adapter_mb": ("an adapter, mean, MB", number),
-    "slot_mb": ("a slot on the GPU, MB", number),
-    "padding_share": ("of a slot's adapter part, padding", percent),
-    "kv_blocks": ("KV blocks left, a box", whole),
-    "p50_ms": ("p50 latency at the offered rate", duration),
-    "p50_ttft_ms": ("p50 time to first token", duration),
-    "median_tpot_ms": ("p50 time per output token", duration),
-    "most_output_tokens_per_s": ("output tokens/s per box at most", whole),
-}
-
-
-def _ranks_section(ranks: Mapping[str, Mapping[str, Any]]) -> Section:
-    uniform, mixed = ranks["uniform"], ranks["mixed"]
-    rows = [[label, write(uniform[key]), write(mixed[key])] for key, (label, write) in _RANK_ROWS.items()]
-    outside = [text for text in mixed["outside_range"] if text not in uniform["outside_range"]]
-    notes = ["A slot has room for max_lora_rank, and vLLM computes with that, whatever rank an adapter has."]
-    notes += [f"Mixed ranks, outside of what the profile measured: {text}." for text in outside]
-    return Section("Mixed ranks against one rank", ["", "one rank", "mixed ranks"], rows, notes)
-
-
-_LOSS_ROWS: Mapping[str, tuple[str, Write]] = {
-    "requests": ("requests under way or later", whole),
-    "in_time": ("answered by the customer's adapter, in time", percent),
-    "late": ("answered by the customer's adapter, late", percent),
-    "degraded": ("answered by the fallback (degraded)", percent),
-    "in_time_by_anyone": ("answered in time, degraded included", percent),
-    "failed": ("ended with an error", percent),
-    "unanswered": ("not answered by the end", percent),
-    "p50_e2el_ms": ("p50 latency, degraded included", duration),
-    "p99_e2el_ms": ("p99 latency, degraded included", duration),
-    "p99_ttft_ms": ("p99 time to first token, degraded included", duration),
-    "resent": ("requests that began again", whole),
-    "lost_output_tokens": ("output tokens lost with the box", whole),
-    "fallback_usd_per_hour": ("the fallback's bill, $ an hour", number),
-}
-
-
-def _losses(found: Mapping[str, Scenario], at_s: float) -> dict[str, dict[str, float | None]]:
-    return {name: after_the_loss(found[name], at_s) for name in LOSSES if name in found}
-
-
-def _losses_section(losses: Mapping[str, Mapping[str, Any]], system: Scenario, at_s: float) -> Section:
-    rows = [
-        [label, *(write(losses[name].get(key)) for name in losses)]
-        for key, (label, write) in _LOSS_ROWS.items()
-    ]
-    slo = system.slo_in_words
-    notes = [
-        f"From {at_s:g} s on, of the requests that were not done by then. In time: {slo}. A degraded answer "
-        "comes from the base model, without the customer's adapter, and counts as such.",
-    ]
-    if "box_lost" in losses and "box_lost_fallback" in losses:
-        notes.append(_saved(losses["box_lost"], losses["box_lost_fallback"]))
-    return Section("One box lost", ["", *(LOSSES[name] for name in losses)], rows, notes)
-
-
-def _saved(without: Mapping[str, Any], with_fallback: Mapping[str, Any]) -> str:
-    """What the fallback saves, in words."""
-    (own, own_with), (all_, all_with) = (
-        (without[key], with_fallback[key]) for key in ("in_time", "in_time_by_anyone")
-    )
-    return (
-        f"With the fallback {percent(all_with)} are answered in time instead of {percent(all_)}, but "
-        f"{percent(with_fallback['degraded'])} are degraded, and in time from the customer's own adapter are "
-        f"{percent(own_with)} instead of {percent(own)}. The p99 of time to first token is "
-        f"{duration(with_fallback['p99_ttft_ms'])} instead of {duration(without['p99_ttft_ms'])}, for "
-        f"${number(with_fallback['fallback_usd_per_hour'])} an hour."
-    )

@@ -1,7 +1,6 @@
 """One scenario of an experiment: the figures of its run that tables are made of."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -137,20 +136,3 @@ class Scenario:
         pairs = zip(moves.column("kind").to_pylist(), moves.column("duration_ms").to_pylist(), strict=True)
         durations = [duration for name, duration in pairs if name == kind and duration is not None]
         return float(np.median(durations)) if durations else None
-
-
-@dataclass(frozen=True)
-class Padding:
-    """What an adapter of the workload takes of a slot, on average over the adapters."""
-
-    slot_bytes: int
-    mean_adapter_bytes: float
-    padding_share: float
-    """Of the room that a slot has for an adapter's weights."""
-
-
-def padding(scenario: Scenario) -> Padding:
-    """Return how much of the slots is padding: each has room for ``max_lora_rank``."""
-    model, most = scenario.model, scenario.max_lora_rank
-    mean_bytes = float(np.mean([model.lora_bytes(rank) for rank in scenario.ranks]))
-    return Padding(slot_bytes(model, most), mean_bytes, 1 - mean_bytes / model.lora_bytes(most))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reports.experiments.callback import ExperimentCallback, Findings, answered
+from reports.experiments.callback import ExperimentCallback, Findings
 from reports.experiments.document import Section
 from reports.experiments.grid import ACTIVE, SKEWED, UNIFORM, Grid, Point, cache_in_words
 from reports.experiments.reported import NOT_MEASURED, Reported
@@ -36,7 +36,7 @@ class ThousandAdaptersCallback(ExperimentCallback):
 
     def findings(self, runs: Sequence[Run]) -> Findings:
         """Return the tables and the plots. Raises UserError where the grid has no uniform or skewed runs."""
-        grid = Grid([Point(answered(run)) for run in runs])
+        grid = Grid([Point(run) for run in runs])
         ours = {cache: compared(grid, cache) for cache in grid.caches}
         sections = [self._comparison(ours, grid), *(_slots_section(grid, cache) for cache in grid.caches)]
         sections += [active_section(grid, cache) for cache in grid.caches if grid.actives]
