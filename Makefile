@@ -40,7 +40,7 @@ lab: $(STAMP) ## The same on the whole grid, with what the answer depends on (ru
 		$(BIN)/lorasim -m +experiment=lab_$$part > /dev/null
 	done
 	$(BIN)/lorasim +experiment=lab_timeline hydra.run.dir=runs/lab/vllm > /dev/null
-	$(BIN)/lorasim +experiment=lab_timeline admission=amortize eviction=queue_aware prefetch=queue \
+	$(BIN)/lorasim +experiment=lab_timeline eviction=queue_aware prefetch=queue \
 		hydra.run.dir=runs/lab/winner > /dev/null
 	$(BIN)/python -m reports.lab dir=runs/lab/parts "more=$(call folders,$(filter-out parts,$(LAB_PARTS)))" \
 		"sensitivity=$(call folders,$(LAB_AXES))" "timelines=$(call folders,$(LAB_TIMELINES))" \
@@ -56,6 +56,12 @@ published: $(STAMP) ## Make reports/published anew, from the files in the tree
 	$(MAKE) --no-print-directory lab LAB_OUT="out=$(PUBLISHED)/lab/lab.html pictures=$(PUBLISHED)/lab"
 	for part in $(LAB_PARTS) $(LAB_AXES); do
 		cp runs/lab/$$part/sweep.csv $(PUBLISHED)/lab/$$part.csv
+	done
+	for experiment in forty_customers thousand_adapters; do
+		$(BIN)/lorasim -m +experiment=$$experiment hydra.sweep.dir=runs/$$experiment
+		mkdir -p $(PUBLISHED)/$$experiment
+		find runs/$$experiment -maxdepth 1 \( -name "*.md" -o -name "*.svg" -o -name "$$experiment.json" \) \
+			-exec cp {} $(PUBLISHED)/$$experiment/ \;
 	done
 
 test: setup ## Lint, type check, tests

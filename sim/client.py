@@ -6,10 +6,10 @@ import simpy
 from simpy.events import Event
 
 from sim.config import EngineConfig
-from sim.engine import Engine
 from sim.errors import UserError
+from sim.gateway import Gateway
+from sim.ledger import Ledger
 from sim.request import Request
-from sim.router import Router
 from sim.workload import RequestSpec, Traffic, WorkloadConfig
 from sim.workload.prefixes import prefix_hashes
 
@@ -18,7 +18,7 @@ MOST_REJECTED = 100_000
 
 
 class Client:
-    """Submits the requests of ``traffic`` to engines and keeps all of them, in order of arrival.
+    """Sends the requests of ``traffic`` to a gateway, and enters all of them in the ledger.
 
     Open loop: at their arrival times. Closed loop: ``concurrency`` at once, then one for each that finishes,
     at the same instant; one that is refused takes no place. A request that is not complete before
@@ -29,44 +29,46 @@ class Client:
     """
 
     def __init__(
-        self, env: simpy.Environment, workload: WorkloadConfig, engine: EngineConfig, traffic: Traffic
+        self,
+        env: simpy.Environment,
+        workload: WorkloadConfig,
+        engine: EngineConfig,
+        traffic: Traffic,
+        ledger: Ledger,
     ) -> None:
         self.env = env
         self.workload = workload
         self.engine = engine
-        self.requests: list[Request] = []
-        self.replicas: list[int | None] = []
-        """Which replica each of ``requests`` went to; None: it was refused."""
-        self.rejected: set[Request] = set()
+        self.ledger = ledger
         self.num_in_flight = 0
         self._traffic = traffic
         self._served = None if workload.adapters is None else set(workload.adapters)
-        self._router: Router | None = None
+        self._gateway: Gateway | None = None
 
-    def start(self, router: Router) -> None:
+    def start(self, gateway: Gateway) -> None:
         """Begin to send, at the present instant."""
-        self._router = router
+        self._gateway = gateway
         if self.workload.mode == "open":
-            self.env.process(self._send_on_time(router))
+            self.env.process(self._send_on_time(gateway))
         else:
             for _ in range(self.workload.concurrency or 0):
-                self._send_next(router)
+                self._send_next(gateway)
 
     def on_finished(self, request: Request) -> None:
-        """Take note that ``request`` has left the engine now; in a closed loop send its successor."""
+        """Take note that ``request`` has ended now; in a closed loop send its successor."""
         self.num_in_flight -= 1
-        if self.workload.mode == "closed" and self._router is not None:
-            self._send_next(self._router)
+        if self.workload.mode == "closed" and self._gateway is not None:
+            self._send_next(self._gateway)
 
-    def _send_on_time(self, router: Router) -> Generator[Event, None, None]:
+    def _send_on_time(self, gateway: Gateway) -> Generator[Event, None, None]:
         for spec in self._traffic.specs:
             yield self.env.timeout(spec.arrival_ns - int(self.env.now))
-            self._send(router, spec)
+            self._send(gateway, spec)
 
-    def _send_next(self, router: Router) -> None:
+    def _send_next(self, gateway: Gateway) -> None:
         """Send requests until one is accepted."""
         for num_rejected, spec in enumerate(self._traffic.specs):
-            if self._send(router, spec):
+            if self._send(gateway, spec):
                 return
             if num_rejected > MOST_REJECTED and self._traffic.num_requests is None:
                 raise UserError(
@@ -74,7 +76,7 @@ class Client:
                     f"see engine.max_model_len={self.engine.max_model_len} and workload.adapters"
                 )
 
-    def _send(self, router: Router, spec: RequestSpec) -> bool:
+    def _send(self, gateway: Gateway, spec: RequestSpec) -> bool:
         """Send a request; returns whether it is accepted."""
         request = Request(
             request_id=spec.request_id,
@@ -85,19 +87,15 @@ class Client:
             priority=spec.priority,
             prefix_hashes=self._prefix_hashes(spec),
         )
-        self.requests.append(request)
+        number = self.ledger.add(request)
         if not self._accepts(spec):
-            self.rejected.add(request)
-            self.replicas.append(None)
+            self.ledger.rejected.add(request)
             return False
-        replica = router.route(request)
-        self.replicas.append(replica)
-        engine = router.engines[replica]
         self.num_in_flight += 1
-        engine.submit(request)
+        gateway.send(number)
         if spec.abort_ns is not None:
             time_out = self.env.timeout(spec.abort_ns)
-            time_out.callbacks.append(lambda _: self._give_up(engine, request))
+            time_out.callbacks.append(lambda _: self._give_up(gateway, number))
         return True
 
     def _accepts(self, spec: RequestSpec) -> bool:
@@ -114,7 +112,8 @@ class Client:
         sizes = self.workload.hash_block_size, self.engine.block_size
         return prefix_hashes(spec.hash_ids, spec.input_length, *sizes)
 
-    def _give_up(self, engine: Engine, request: Request) -> None:
+    def _give_up(self, gateway: Gateway, number: int) -> None:
+        request = self.ledger.requests[number]
         if not request.is_finished:
-            engine.abort(request)
+            gateway.abort(number)
             self.on_finished(request)

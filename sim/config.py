@@ -281,6 +281,69 @@ class SwapConfig:
                 )
 
 
+RESEND = ("replicas", "fallback", "none")
+"""What may become of the requests of a lost replica."""
+
+
+@dataclass(frozen=True)
+class FailoverConfig:
+    """``failover``: the loss of one replica, for good, at ``at_s``; null: none is lost.
+
+    It is noticed after ``detect_s``. ``resend``: where the gateway sends then what the replica had: to the
+    other ``replicas`` as if it had just come, to the ``fallback``, or nowhere (``none``: errors).
+    """
+
+    at_s: float | None = None
+    replica: int = 0
+    detect_s: float = 0.0
+    resend: str = "replicas"
+
+    def __post_init__(self) -> None:
+        for name in ("at_s", "replica", "detect_s"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise UserError(f"failover.{name}={value}: must not be negative")
+        if self.resend not in RESEND:
+            raise UserError(f"failover.resend={self.resend!r}: expected one of {', '.join(RESEND)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FallbackConfig:
+    """``fallback``: a hosted provider behind the gateway, without the adapters: its answers are degraded.
+
+    It answers any number of requests at once, each with the same latencies. ``max_in_flight``: a replica
+    with so many requests gets no more, they go to the provider; null: only where no replica is left.
+    ``source`` says where the figures come from.
+    """
+
+    ttft_ms: float
+    tpot_ms: float
+    usd_per_request: float = 0.0
+    usd_per_million_input_tokens: float = 0.0
+    usd_per_million_output_tokens: float = 0.0
+    max_in_flight: int | None = None
+    source: str | None = None
+
+    def __post_init__(self) -> None:
+        prices = ("usd_per_request", "usd_per_million_input_tokens", "usd_per_million_output_tokens")
+        for name in ("ttft_ms", "tpot_ms", *prices):
+            if getattr(self, name) < 0:
+                raise UserError(f"fallback.{name}={getattr(self, name)}: must not be negative")
+        require_positive("fallback", self, "max_in_flight")
+
+    def usd(self, num_input_tokens: int, num_output_tokens: int) -> float:
+        """Return the price of a request."""
+        of_tokens = num_input_tokens * self.usd_per_million_input_tokens
+        of_tokens += num_output_tokens * self.usd_per_million_output_tokens
+        return self.usd_per_request + of_tokens / 1_000_000
+
+    @classmethod
+    def from_value(cls, values: object) -> "FallbackConfig | None":
+        """Build from the resolved section; null and a section with nothing in it are none."""
+        section = {} if values is None else as_mapping(values, "fallback")
+        return build(cls, section, "fallback") if section else None
+
+
 BOUNDS = ("throughput", "latency")
 """See sim.bounds."""
 
@@ -365,11 +428,14 @@ class RunConfig(EnginesConfig):
     record: RecordConfig = RecordConfig()
     slo: SloConfig = SloConfig()
     warmup_s: float = 0.0
+    failover: FailoverConfig = FailoverConfig()
+    fallback: FallbackConfig | None = None
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """Build from the resolved configuration; raises UserError that names the key."""
-        sections = cls.sections(values, record=RecordConfig, slo=SloConfig)
+        sections = cls.sections(values, record=RecordConfig, slo=SloConfig, failover=FailoverConfig)
+        sections["fallback"] = FallbackConfig.from_value(sections.get("fallback"))
         sections["workload"] = WorkloadConfig.from_mapping(
             as_mapping(sections.get("workload"), "workload"), "workload"
         )
@@ -381,6 +447,12 @@ class RunConfig(EnginesConfig):
         self._check_warmup()
         self._check_lengths()
         self._check_rank()
+        self._check_failover()
+
+    @property
+    def has_gateway(self) -> bool:
+        """Whether there is more than a router between the clients and the replicas."""
+        return self.failover.at_s is not None or self.fallback is not None
 
     @property
     def duration_ns(self) -> int | None:
@@ -418,4 +490,20 @@ class RunConfig(EnginesConfig):
             raise UserError(
                 f"workload.adapter_rank={self.adapter_rank}: "
                 f"must be at most engine.max_lora_rank={self.engine.max_lora_rank}"
+            )
+
+    def _check_failover(self) -> None:
+        failover = self.failover
+        if failover.replica >= self.replicas:
+            raise UserError(
+                f"failover.replica={failover.replica}: expected 0 to {self.replicas - 1}; "
+                f"see replicas={self.replicas}"
+            )
+        if failover.resend == "fallback" and self.fallback is None:
+            raise UserError("failover.resend=fallback: there is none; expected fallback=hosted, for example")
+        nobody_left = failover.at_s is not None and self.replicas == 1 and self.fallback is None
+        if nobody_left and self.workload.mode == "closed":
+            raise UserError(
+                f"failover.at_s={failover.at_s}: nobody is left to answer a closed loop; expected "
+                "replicas=2 at least, or a fallback"
             )

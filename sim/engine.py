@@ -141,6 +141,11 @@ class Engine:
             self._interrupt()
             self.scheduler.abort(request)
 
+    def stop(self) -> None:
+        """The replica is lost, and has nothing in flight any more."""
+        if self.loader is not None:
+            self.loader.stop()
+
     def settle(self) -> None:
         """Bring everything up to date when the simulation has stopped."""
         self._interrupt()

@@ -42,6 +42,7 @@ class Loader:
     _held: defaultdict[str, list[Request]] = field(default_factory=lambda: defaultdict(list), init=False)
     _loading: str | None = field(default=None, init=False)
     _alarm: Event | None = field(default=None, init=False)
+    _stopped: bool = field(default=False, init=False)
 
     @property
     def is_busy(self) -> bool:
@@ -84,9 +85,13 @@ class Loader:
             del self._held[request.adapter or ""]
         return True
 
+    def stop(self) -> None:
+        """Load nothing any more: a load that is under way does not end."""
+        self._stopped = True
+
     def look(self) -> None:
         """Begin the next load, if there is one to do and room for it."""
-        if self._loading is not None:
+        if self._loading is not None or self._stopped:
             return
         for adapter in self.policy.wanted():
             if adapter in self.tiers.host_cache:
@@ -104,6 +109,8 @@ class Loader:
         end.callbacks.append(lambda _: self._end(adapter))
 
     def _end(self, adapter: str) -> None:
+        if self._stopped:
+            return
         self._loading = None
         self.on_change()
         self.on_events(self.tiers.insert_host(adapter))

@@ -45,20 +45,24 @@ class Logs:
         ``slots`` are those that are filled when the run starts.
         """
         self.adapters.begin(slots)
-        return _Observers(recorder, self._told) if self._told else recorder
+        # In a run of steps that are alike no adapter moves, so the trace alone wants each of them.
+        of_runs = [log for log in self._told if log is self.trace]
+        return _Observers(recorder, self._told, of_runs) if self._told else recorder
 
 
 class _Observers:
-    def __init__(self, first: Observer, logs: Sequence[Log]) -> None:
-        self._first, self._logs = first, logs
+    def __init__(self, first: Observer, logs: Sequence[Log], of_runs: Sequence[Log]) -> None:
+        self._first, self._logs, self._of_runs = first, logs, of_runs
 
     def on_step(self, record: StepRecord) -> None:
         self._first.on_step(record)
-        self._tell(record)
+        for log in self._logs:
+            log.on_step(record)
 
     def on_run(self, run: DecodeRun) -> None:
         self._first.on_run(run)
-        run.play(_Steps(self))
+        if self._of_runs:
+            run.play(_Steps(self._of_runs))
 
     def on_swaps(self, events: Sequence[AdapterEvent], now_ns: int) -> None:
         self._first.on_swaps(events, now_ns)
@@ -74,19 +78,16 @@ class _Observers:
     def on_finish(self, request: Request, now_ns: int) -> None:
         self._first.on_finish(request, now_ns)
 
-    def _tell(self, record: StepRecord) -> None:
-        for log in self._logs:
-            log.on_step(record)
-
 
 class _Steps:
     """The steps of a run alone."""
 
-    def __init__(self, observers: _Observers) -> None:
-        self._observers = observers
+    def __init__(self, logs: Sequence[Log]) -> None:
+        self._logs = logs
 
     def on_step(self, record: StepRecord) -> None:
-        self._observers._tell(record)
+        for log in self._logs:
+            log.on_step(record)
 
     def on_tokens(self, plan: StepPlan, now_ns: int) -> None:
         """The logs need no tokens."""

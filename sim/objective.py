@@ -8,7 +8,10 @@ from sim.errors import UserError
 from sim.fields import as_mapping, build
 
 DIRECTIONS = ("maximize", "minimize")
-_LESS_IS_BETTER = ("num_preemptions", "adapter_loads", "adapter_activations", "counts.rejected")
+_LESS_IS_BETTER = (
+    *("num_preemptions", "adapter_loads", "adapter_activations", "gateway.lost_output_tokens"),
+    *("counts.rejected", "counts.degraded", "counts.failed"),
+)
 
 
 @dataclass(frozen=True)
@@ -52,5 +55,6 @@ def metric(summary: Mapping[str, Any], name: str) -> float | None:
 
 
 def higher_is_better(name: str) -> bool:
-    """Say which way a metric of ``summary.json`` is better: times and swaps are better low, the rest high."""
-    return not name.endswith(("_ms", "_preemptions")) and name not in _LESS_IS_BETTER
+    """Say which way a metric of ``summary.json`` is better: times, swaps and bills low, the rest high."""
+    less_is_better = name.endswith(("_ms", "_preemptions", "_usd")) or "_evictions" in name
+    return not less_is_better and name not in _LESS_IS_BETTER

@@ -45,7 +45,9 @@ REQUESTS_SCHEMA = pa.schema(
     ]
 )
 """A row per submitted request, in order of arrival; what has not happened is null. ``output_length`` is what
-the request asks for, ``status`` one of completed, running, waiting, rejected, aborted."""
+the request asks for, ``status`` one of completed, running, waiting, rejected, aborted, and behind a gateway
+also degraded (the fallback answered) and failed (nobody did). Of a request that was sent again it is the
+last attempt, with the arrival of the first."""
 
 STEPS_SCHEMA = pa.schema(
     [
@@ -73,8 +75,8 @@ cache to slot), ``evict_host`` and ``evict_slot`` (the ways back). ``time_s`` is
 has a slot from the start is activated at 0."""
 
 REPLICA = pa.field("replica", pa.int64())
-"""Last column of all tables of a run with several replicas: which of them, null for a rejected request. The
-steps of one replica, which count from 0, stand before those of the next."""
+"""Last column of all tables of a run with several replicas: which of them, null for a request that none has
+(rejected, degraded, failed). The steps of one replica, which count from 0, stand before those of the next."""
 
 
 @dataclass(frozen=True)

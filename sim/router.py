@@ -14,17 +14,25 @@ class ReplicaState:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.num_unanswered = 0
+        """Requests that it was given, and that it will not answer: it is lost, and nobody knows yet."""
 
     @property
     def num_waiting(self) -> int:
         """Requests that wait for a place in the batch, or for their adapter."""
         loader = self._engine.loader
-        return len(self._engine.scheduler.admission) + (0 if loader is None else loader.num_held)
+        num_held = 0 if loader is None else loader.num_held
+        return len(self._engine.scheduler.admission) + num_held + self.num_unanswered
 
     @property
     def num_running(self) -> int:
         """Requests in the batch."""
         return len(self._engine.scheduler.running)
+
+    @property
+    def num_in_flight(self) -> int:
+        """Requests that it has."""
+        return self.num_waiting + self.num_running
 
     @property
     def slots(self) -> Collection[str]:
@@ -43,19 +51,25 @@ class Router:
     def __init__(self, engines: Sequence[Engine], policy: RoutingPolicy) -> None:
         self.engines = engines
         self._policy = policy
-        self._states = [ReplicaState(engine) for engine in engines]
+        self.states = [ReplicaState(engine) for engine in engines]
+        self.live = list(range(len(engines)))
+        """The replicas that are known to be there; the policy sees these alone, and counts them anew."""
 
     def route(self, request: Request) -> int:
-        """Return the index of an engine. Raises UserError for a policy that returns none."""
-        if len(self.engines) == 1:
-            return 0
-        chosen = self._policy.route(request, self._states)
-        if type(chosen) is not int or not 0 <= chosen < len(self.engines):
+        """Return the index of a live engine. Raises UserError for a policy that returns none."""
+        if len(self.live) == 1:
+            return self.live[0]
+        chosen = self._policy.route(request, [self.states[index] for index in self.live])
+        if type(chosen) is not int or not 0 <= chosen < len(self.live):
             raise UserError(
                 f"routing: {type(self._policy).__name__} sent {request.request_id} to replica {chosen!r}; "
-                f"expected 0 to {len(self.engines) - 1}"
+                f"expected 0 to {len(self.live) - 1}"
             )
-        return chosen
+        return self.live[chosen]
+
+    def lose(self, replica: int) -> None:
+        """Send nothing more to a replica."""
+        self.live.remove(replica)
 
 
 def replica_seed(seed: int, replica: int) -> int:

@@ -1,7 +1,7 @@
 """The runs in a result folder: one run, or the runs of a sweep."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,23 @@ def load_runs(folder: Path) -> list[Run]:
         rows = list(csv.DictReader(stream))
     if not rows or "path" not in rows[0] or "status" not in rows[0]:
         raise UserError(f"{file}: expected a row for each run, with its status and path")
-    names = list(rows[0])[: list(rows[0]).index("status")]
-    return [_run(folder / row["path"], {name: row[name] for name in names}) for row in rows]
+    return _runs_of(rows, folder)
+
+
+def runs_so_far(sweep_dir: Path) -> list[Run]:
+    """Return the runs of a sweep that goes on in this process, before ``sweep.csv`` is whole.
+
+    Raises UserError.
+    """
+    return _runs_of([row.cells for row in take_rows(sweep_dir, {}).values()], sweep_dir)
+
+
+def _runs_of(rows: Sequence[Mapping[str, str]], folder: Path) -> list[Run]:
+    found = []
+    for row in rows:
+        names = list(row)[: list(row).index("status")]
+        found.append(_run(folder / row["path"], {name: row[name] for name in names}))
+    return found
 
 
 def load_jobs(sweep_dir: Path) -> list[Run]:

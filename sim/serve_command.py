@@ -1,5 +1,6 @@
 """The ``vllm serve`` command line of a simulated engine."""
 
+import json
 import shlex
 
 from sim.config import EngineConfig, ModelConfig
@@ -51,4 +52,11 @@ def _flags_off_default(engine: EngineConfig) -> list[str]:
         flags.append("--specialize-active-lora")
     if engine.enforce_eager:
         flags.append("--enforce-eager")
+    compilation: dict[str, object] = {}
+    if engine.cudagraph_mode != "FULL_AND_PIECEWISE":
+        compilation["cudagraph_mode"] = engine.cudagraph_mode
+    if engine.cudagraph_capture_sizes is not None:
+        compilation["cudagraph_capture_sizes"] = engine.cudagraph_capture_sizes
+    if compilation:
+        flags += ["--compilation-config", json.dumps(compilation)]
     return flags

@@ -14,7 +14,10 @@ from sim.client import Client
 from sim.config import EngineConfig, RunConfig
 from sim.engine import Observer, Place, Turn
 from sim.errors import UserError
+from sim.fallback import Fallback
 from sim.future import WorkloadFuture
+from sim.gateway import Gateway
+from sim.ledger import Ledger
 from sim.logs import Logs
 from sim.metrics import NS_PER_S
 from sim.recorder import Recorder, StepLog
@@ -23,7 +26,7 @@ from sim.request import Request
 from sim.results import Result
 from sim.router import Router
 from sim.serve_command import vllm_serve_command
-from sim.summary import requests_table, summarise, with_replica
+from sim.summary import gateway_metrics, requests_table, summarise, with_replica
 from sim.trace import perfetto_trace
 from sim.workload import Traffic, traffic
 
@@ -43,24 +46,26 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
     config = RunConfig.from_mapping(cfg)
     env = simpy.Environment()
     arriving = traffic(config.workload, config.seed)
-    client = Client(env, config.workload, config.engine, arriving)
+    ledger = Ledger()
+    client = Client(env, config.workload, config.engine, arriving, ledger)
     ranks = _ranks(arriving, config.engine)
     turn = Turn()
-    future = WorkloadFuture(config.workload, config.seed, lambda: len(client.requests))
+    future = WorkloadFuture(config.workload, config.seed, lambda: len(ledger.requests))
     shared = Shared(env, config, ranks, future)
     records = [Records(config, client.on_finished) for _ in range(config.replicas)]
     replicas = [Replica(shared, Place(number, turn), record.observe) for number, record in enumerate(records)]
-    client.start(Router([replica.engine for replica in replicas], policy(config.routing, "routing")))
+    gateway = _gateway(env, config, client, replicas)
+    client.start(gateway)
     end_ns = _play(env, config, client, arriving, replicas)
-    for replica in replicas:
-        replica.engine.settle()
+    _settle(replicas, gateway)
     policies = bridged_policies(config)
     summary = {
         "schema_version": results.SCHEMA_VERSION,
         "status": "ok",
         "message": "",
         "seed": config.seed,
-        **summarise(client, [record.recorder for record in records], end_ns, config.slo),
+        **summarise(ledger, [record.recorder for record in records], end_ns, config),
+        **({"gateway": gateway_metrics(gateway)} if config.has_gateway else {}),
         "kv_blocks": replicas[0].num_gpu_blocks,
         "vllm_serve_command": vllm_serve_command(
             config.engine, config.model, None if policies is None else results.POLICY_FILE
@@ -77,7 +82,7 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
     }
     return Result(
         summary,
-        requests_table(client, config.replicas),
+        requests_table(ledger, config.replicas),
         _table_of_all([r.recorder.step_log.table() for r in records if r.recorder.step_log is not None]),
         _table_of_all([r.logs.adapters.table() for r in records] if config.record.adapters else []),
         perfetto_trace([r.logs.trace for r in records], end_ns) if config.record.trace else None,
@@ -108,6 +113,23 @@ def _ranks(arriving: Traffic, engine: EngineConfig) -> dict[str, int]:
     return {name: rank for name, rank in ranks.items() if rank <= engine.max_lora_rank}
 
 
+def _gateway(
+    env: simpy.Environment, config: RunConfig, client: Client, replicas: Sequence[Replica]
+) -> Gateway:
+    """Return what the client talks to."""
+    router = Router([replica.engine for replica in replicas], policy(config.routing, "routing"))
+    fallback = None if config.fallback is None else Fallback(env, config.fallback, client.on_finished)
+    return Gateway(env, router, client.ledger, config.failover, fallback, client.on_finished)
+
+
+def _settle(replicas: Sequence[Replica], gateway: Gateway) -> None:
+    """Bring everything up to date when the simulation has stopped."""
+    for replica in replicas:
+        replica.engine.settle()
+    if gateway.fallback is not None:
+        gateway.fallback.settle()
+
+
 def _table_of_all(tables: list[pa.Table]) -> pa.Table | None:
     """Return the tables of the replicas as one; None where there are none."""
     if len(tables) > 1:
@@ -129,10 +151,10 @@ def _play(
     except PolicyError as error:
         steps = ", ".join(str(replica.engine.num_steps) for replica in replicas)
         raise UserError(f"{error} (step {steps}, {env.now / NS_PER_S:.6f} s)") from error
-    all_done = len(client.requests) == arriving.num_requests and client.num_in_flight == 0
+    all_done = len(client.ledger.requests) == arriving.num_requests and client.num_in_flight == 0
     end_ns = duration_ns
     if end_ns is None or all_done:
-        ends = (request.finish_ns or request.abort_ns or 0 for request in client.requests)
+        ends = (request.finish_ns or request.abort_ns or 0 for request in client.ledger.requests)
         end_ns = max(ends, default=0)
     if end_ns < config.warmup_s * NS_PER_S:
         raise UserError(f"warmup_s={config.warmup_s}: the run was over after {end_ns / NS_PER_S} s")

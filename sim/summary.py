@@ -1,64 +1,57 @@
 """``summary.json`` and ``requests.parquet`` of a run, from its requests and its recorder."""
 
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from sim.client import Client
 from sim.columns import column, table
-from sim.config import SloConfig
+from sim.config import RunConfig, SloConfig
 from sim.fairness import fairness
+from sim.gateway import Gateway
 from sim.goodput import num_good
-from sim.metrics import NS_PER_MS, NS_PER_S, e2el_ns, latencies, ratio, tpot_ns, ttft_ns
+from sim.ledger import Ledger
+from sim.metrics import NS_PER_MS, NS_PER_S, e2el_ns, latencies, ratio, statistics, tpot_ns, ttft_ns
 from sim.recorder import Recorder
-from sim.request import Request, RequestStatus
+from sim.request import Request
 from sim.results import REPLICA, REQUESTS_SCHEMA
 
-STATUSES = ("completed", "running", "waiting", "rejected", "aborted")
 
-
-def status_of(request: Request, rejected: Collection[Request]) -> str:
-    """Return where a submitted request is when the run ends: one of STATUSES."""
-    if request in rejected:
-        return "rejected"
-    if request.is_finished:
-        return "completed" if request.abort_ns is None else "aborted"
-    return "running" if request.status is RequestStatus.RUNNING else "waiting"
-
-
-def counts(requests: Sequence[Request], rejected: Collection[Request]) -> dict[str, int]:
-    """Return the number of requests submitted and of each status, over the whole run, warm-up included."""
-    found = Counter(status_of(request, rejected) for request in requests)
-    return {"submitted": len(requests)} | {status: found[status] for status in STATUSES}
-
-
-def summarise(client: Client, recorders: Sequence[Recorder], end_ns: int, slo: SloConfig) -> dict[str, Any]:
+def summarise(
+    ledger: Ledger, recorders: Sequence[Recorder], end_ns: int, config: RunConfig
+) -> dict[str, Any]:
     """Return the metrics of ``summary.json``: of all replicas together and, of several, each one's.
 
-    A rejected request has no replica and counts for all together only.
+    A request that no replica has (rejected, degraded, failed) counts for all together only.
     """
-    total = run_metrics(client.requests, client.rejected, Recorder.total(recorders), end_ns, slo)
+
+    def metrics_of(requests: Sequence[Request], recorder: Recorder) -> dict[str, Any]:
+        of_engines = [request for request in requests if ledger.is_of_engines(request)]
+        counts = ledger.counts(requests, config.has_gateway)
+        return run_metrics(of_engines, counts, recorder, end_ns, config.slo)
+
+    total = metrics_of(ledger.requests, Recorder.total(recorders))
     if len(recorders) == 1:
         return total
     routed: list[list[Request]] = [[] for _ in recorders]
-    for request, replica in zip(client.requests, client.replicas, strict=True):
+    for request, replica in zip(ledger.requests, ledger.replicas, strict=True):
         if replica is not None:
             routed[replica].append(request)
-    each = zip(routed, recorders, strict=True)
-    metrics = [run_metrics(requests, (), recorder, end_ns, slo) for requests, recorder in each]
-    return total | {"replicas": metrics}
+    return total | {"replicas": [metrics_of(*each) for each in zip(routed, recorders, strict=True)]}
 
 
 def run_metrics(
     requests: Sequence[Request],
-    rejected: Collection[Request],
+    counts: Mapping[str, int],
     recorder: Recorder,
     end_ns: int,
     slo: SloConfig,
 ) -> dict[str, Any]:
-    """Return the metrics of ``requests`` over the window that ends at ``end_ns``; see sim.metrics."""
+    """Return the metrics of what engines got, over the window that ends at ``end_ns``; see sim.metrics.
+
+    ``counts`` says what has become of all that was submitted.
+    """
     start_ns = recorder.start_ns
     window_s = (end_ns - start_ns) / NS_PER_S
     finished = [r for r in requests if r.finish_ns is not None and r.finish_ns >= start_ns]
@@ -74,9 +67,9 @@ def run_metrics(
         "total_input_tokens": input_tokens,
         "total_output_tokens": output_tokens,
         **latencies((r for r in finished if r.arrival_ns >= start_ns), recorder.gaps.histogram()),
-        "counts": counts(requests, rejected),
-        **adapter_metrics(recorder),
-        "fairness": fairness([r for r in requests if r.arrival_ns >= start_ns and r not in rejected], end_ns),
+        "counts": counts,
+        **adapter_metrics(recorder, window_s, len(finished)),
+        "fairness": fairness([r for r in requests if r.arrival_ns >= start_ns], end_ns),
         "time_share": time_share(recorder, end_ns),
         "num_preemptions": recorder.num_preemptions,
         "engine_steps": recorder.num_steps,
@@ -89,14 +82,41 @@ def goodput(finished: Sequence[Request], window_s: float, slo: SloConfig) -> dic
     return {} if good is None else {"request_goodput": ratio(good, window_s)}
 
 
-def adapter_metrics(recorder: Recorder) -> dict[str, Any]:
+def gateway_metrics(gateway: Gateway) -> dict[str, Any]:
+    """Return what came of the loss of a replica and of the fallback, over the whole run, warm-up included.
+
+    ``resent``: requests that began again elsewhere; ``lost_output_tokens``: what their first attempts had
+    generated. Latencies of the ``degraded`` answers count from the arrival, whoever had the request first.
+    ``fallback_usd`` is the provider's bill.
+    """
+    ledger = gateway.ledger
+    answers = [request for request in ledger.degraded if request.finish_ns is not None]
+    metrics: dict[str, Any] = {
+        "resent": gateway.num_resent,
+        "lost_output_tokens": sum(request.num_output_tokens for request in ledger.lost),
+        "degraded_output_tokens": sum(request.num_output_tokens for request in ledger.degraded),
+        "fallback_usd": 0.0 if gateway.fallback is None else gateway.fallback.usd(),
+    }
+    for name, latency in (("degraded_ttft", ttft_ns), ("degraded_e2el", e2el_ns)):
+        values = [value for request in answers if (value := latency(request)) is not None]
+        metrics |= statistics(name, *np.unique(values, return_counts=True))
+    return metrics
+
+
+def adapter_metrics(recorder: Recorder, window_s: float, num_completed: int) -> dict[str, Any]:
     """Return loads, activations, evictions and hit rates.
 
     ``slot_hit_rate``: of the uses of an adapter by a step, those that found it in a slot.
     ``host_cache_hit_rate``: of the activations, those that found it in the host cache. ``swap_steps``: steps
-    that activated any.
+    that activated any. ``mean_active``: distinct adapters in a step, on average.
+    ``slot_evictions`` are those from the GPU's slots, ``host_cache_evictions`` those from the host's memory:
+    counts, and each a second and a completed request.
     """
-    events = recorder.adapter_events
+    events, evictions = recorder.adapter_events, dict[str, float | None]()
+    for tier, kind in (("host_cache", "evict_host"), ("slot", "evict_slot")):
+        evictions[f"{tier}_evictions"] = events[kind]
+        evictions[f"{tier}_evictions_per_s"] = ratio(events[kind], window_s)
+        evictions[f"{tier}_evictions_per_request"] = ratio(events[kind], num_completed)
     misses, loads = ratio(events["activate"], recorder.num_adapter_uses), events["load"]
     load_ratio = ratio(loads, events["activate"])
     return {
@@ -105,9 +125,9 @@ def adapter_metrics(recorder: Recorder) -> dict[str, Any]:
         "adapters": {
             "slot_hit_rate": None if misses is None else 1 - misses,
             "host_cache_hit_rate": None if load_ratio is None else 1 - load_ratio,
-            "host_cache_evictions": events["evict_host"],
-            "slot_evictions": events["evict_slot"],
             "swap_steps": recorder.num_swap_steps,
+            "mean_active": ratio(recorder.num_adapter_uses, recorder.num_steps),
+            **evictions,
         },
     }
 
@@ -116,7 +136,8 @@ def time_share(recorder: Recorder, end_ns: int) -> dict[str, float]:
     """Return the fractions of the window in which the GPUs computed, or waited for what; they sum to 1.
 
     ``compute``: from the start of a step on the GPU to its end, copies to slots included. ``loading``,
-    ``activation``, ``host``: it waited while the host thread did that. ``idle``: there was nothing to do.
+    ``activation``, ``host``: it waited while the host thread did that. ``idle``: there was nothing to do, or
+    the replica was lost.
     """
     window_ns = (end_ns - recorder.start_ns) * recorder.num_replicas
     names = ("compute", "loading", "activation", "host")
@@ -124,9 +145,9 @@ def time_share(recorder: Recorder, end_ns: int) -> dict[str, float]:
     return shares | {"idle": max(0.0, 1 - sum(shares.values()))}
 
 
-def requests_table(client: Client, num_replicas: int) -> pa.Table:
+def requests_table(ledger: Ledger, num_replicas: int) -> pa.Table:
     """Return ``requests.parquet``: a row per submitted request in order of arrival, warm-up included."""
-    requests = client.requests
+    requests = ledger.requests
     columns: dict[str, list[Any]] = {
         "request_id": [request.request_id for request in requests],
         "adapter": [request.adapter for request in requests],
@@ -138,13 +159,13 @@ def requests_table(client: Client, num_replicas: int) -> pa.Table:
         "output_length": [request.output_length for request in requests],
         "num_generated_tokens": [request.num_output_tokens for request in requests],
         "num_preemptions": [request.num_preemptions for request in requests],
-        "status": [status_of(request, client.rejected) for request in requests],
+        "status": [ledger.status_of(request) for request in requests],
         "ttft_ms": _scaled([ttft_ns(request) for request in requests], NS_PER_MS),
         "tpot_ms": _scaled([tpot_ns(request) for request in requests], NS_PER_MS),
         "e2el_ms": _scaled([e2el_ns(request) for request in requests], NS_PER_MS),
     }
     requests_of_run = table([columns[name] for name in REQUESTS_SCHEMA.names], REQUESTS_SCHEMA)
-    return with_replica(requests_of_run, client.replicas) if num_replicas > 1 else requests_of_run
+    return with_replica(requests_of_run, ledger.replicas) if num_replicas > 1 else requests_of_run
 
 
 def with_replica(rows: pa.Table, replicas: Sequence[int | None]) -> pa.Table:

@@ -69,7 +69,7 @@ def _latencies_ms(
             continue
         if value_ms is not None:
             values.append(value_ms)
-        elif status in ("rejected", "aborted"):
+        elif status in ("rejected", "aborted", "failed"):
             values.append(float("inf"))
         elif latency != "tpot" and (so_far_ms := (end_s - arrival_s) * _MS_PER_S) > limit_ms:
             values.append(so_far_ms)

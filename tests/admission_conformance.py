@@ -185,7 +185,9 @@ class AdmissionConformance:
         world = self.world(operations)
         world.step(0)
         now_ns, change_ns = world.engine.now_ns, world.policy.next_change_ns()
-        later_ns = now_ns + round(when * ((change_ns - 1 if change_ns else now_ns + 600 * S) - now_ns))
+        later_ns = now_ns + round(
+            when * ((now_ns + 600 * S if change_ns is None else change_ns - 1) - now_ns)
+        )
         if later_ns < now_ns:
             return
         later = deepcopy(world)

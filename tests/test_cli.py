@@ -212,6 +212,13 @@ def test_serve_command_spells_out_capacity() -> None:
     )
 
 
+def test_serve_command_has_the_graphs_that_are_off_default() -> None:
+    engine = EngineConfig(cudagraph_mode="PIECEWISE", cudagraph_capture_sizes=[1, 8])
+    assert vllm_serve_command(engine, MODEL).endswith(
+        """ --compilation-config '{"cudagraph_mode": "PIECEWISE", "cudagraph_capture_sizes": [1, 8]}'"""
+    )
+
+
 def test_serve_command_has_what_is_off_default() -> None:
     engine = EngineConfig(
         max_cpu_loras=1000,

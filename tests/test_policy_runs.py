@@ -96,6 +96,17 @@ def test_admission(name: str, workload: Config, engine: Config) -> None:
     assert_fast_forward_changes_nothing(workload, engine, admission=ADMISSION[name])
 
 
+@few
+@given(workload=WORKLOADS, engine=ENGINES)
+def test_vllm_0_8_5_with_its_costs(workload: Config, engine: Config) -> None:
+    """Each request that is passed over takes long here."""
+    profile = yaml.safe_load((CONF / "profile/bsc_llama31_8b.yaml").read_text())
+    profile["host"]["schedule_ms"]["passed_over"]["value"] = 1.5
+    generation = {"async_scheduling": False, "cudagraph_mode": "PIECEWISE"}
+    policy = {"admission": ADMISSION["vllm_0_8_5"], "profile": profile}
+    assert_fast_forward_changes_nothing(workload, engine | generation, **policy)
+
+
 @pytest.mark.parametrize("name", EVICTION)
 @few
 @given(workload=WORKLOADS, engine=ENGINES)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from sim.costs import StepShape
+from sim.lora_grid import FEW_TOKENS, num_splits
 from sim.terms import TERMS
 
 MIXED = StepShape(
@@ -82,3 +83,9 @@ def test_a_batch_that_decodes_on_grows_by_the_same_amount_each_step(name: str) -
     shapes = [replace(MIXED, kv_tokens=1024 + 8 * step) for step in range(6)]
     counts = [float(TERMS[name].count(shape)) for shape in shapes]
     assert len(set(np.diff(counts))) == 1
+
+
+@pytest.mark.parametrize("num_padded_tokens", [FEW_TOKENS - 1, FEW_TOKENS, FEW_TOKENS + 1])
+def test_shrink_programs_have_the_parts_of_the_grid(num_padded_tokens: int) -> None:
+    shape = replace(MIXED, num_padded_tokens=num_padded_tokens)
+    assert TERMS["shrink_programs"].count(shape) == 6 * num_splits(num_padded_tokens)

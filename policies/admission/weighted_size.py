@@ -136,17 +136,8 @@ class WeightedSize(Generic[R]):
             yield from self._of_queue(queue, view, tried)
 
     def next_change_ns(self) -> int | None:
-        """When the queues are made anew, or somebody may no longer bypass another."""
-        self._advance()
-        now_ns, free_ns, ns_per_token = self._engine.now_ns, self._free_ns(), self._ns_per_token()
-        adapters = {request.adapter: None for request in self._running}
-        times_ns: list[float] = [inf if self._refresh_ns is None else self._refresh_ns]
-        for queue in self._queues:
-            firsts = [queue.waiting.first(adapter) for adapter in adapters]
-            ends_ns = [free_ns - first.max_tokens * ns_per_token for first in firsts if first is not None]
-            times_ns += [end_ns for end_ns in ends_ns if end_ns >= now_ns]
-        change_ns = min(times_ns)
-        return None if change_ns == inf else int(change_ns)
+        """Now: who may bypass another depends on what the running requests have generated since."""
+        return self._engine.now_ns
 
     def __len__(self) -> int:
         """Number of waiting requests."""

@@ -27,7 +27,8 @@ class WorkloadConfig:
     ``duration_s`` ends the arrivals (the last arrives before it) and the run, but with ``until_done`` the run
     goes on until all are done. ``num_requests`` ends the arrivals; the run goes on until all are done. One of
     them is needed; with both, what comes first counts.
-    ``adapter_rank`` null means the engine's ``max_lora_rank``. A client gives up ``abort_ms`` after the
+    ``adapter_rank`` null means the engine's ``max_lora_rank``. ``base_model_share``: of the requests whose
+    adapter is drawn, the share that asks for the base model instead. A client gives up ``abort_ms`` after the
     arrival.
 
     With a ``path`` the requests are those of a trace (sim.workload.traces), which ends the arrivals too: at
@@ -47,6 +48,7 @@ class WorkloadConfig:
     until_done: bool = False
     num_adapters: int = 1000
     adapter_rank: RankMix | None = None
+    base_model_share: float = 0.0
     arrivals: Arrivals = field(default_factory=Poisson)
     drift: Drift | None = None
     abort_ms: float | None = None
@@ -94,6 +96,8 @@ class WorkloadConfig:
     def __post_init__(self) -> None:
         positive = ("request_rate", "concurrency", "duration_s", "num_requests", "num_adapters", "abort_ms")
         require_positive("workload", self, *positive, "hash_block_size")
+        if not 0 <= self.base_model_share <= 1:
+            raise UserError(f"workload.base_model_share={self.base_model_share}: must be between 0 and 1")
         self._check_mode()
         self._check_popularity()
         self._check_trace()

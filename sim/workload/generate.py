@@ -94,10 +94,15 @@ class _Adapters:
         self.names = [adapter_name(index) for index in range(num_adapters)]
         self._indices = endless(lambda size: popularity.adapters(rng.random(size), num_adapters))
         self._drift = config.drift
+        self._base_model_share = config.base_model_share
+        base_rng = stream(seed, "base_model")
+        self._levels = endless(base_rng.random)
 
-    def draw(self, number: int, arrival_ns: int) -> str:
-        """Return the adapter of the next request."""
+    def draw(self, number: int, arrival_ns: int) -> str | None:
+        """Return the adapter of the next request; None: the base model."""
         index: int = next(self._indices)
+        if self._base_model_share and next(self._levels) < self._base_model_share:
+            return None
         if self._drift is not None:
             index = (index + self._drift.offset(number, arrival_ns)) % len(self.names)
         return self.names[index]
