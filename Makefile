@@ -57,7 +57,7 @@ published: $(STAMP) ## Make reports/published anew, from the files in the tree
 	for part in $(LAB_PARTS) $(LAB_AXES); do
 		cp runs/lab/$$part/sweep.csv $(PUBLISHED)/lab/$$part.csv
 	done
-	for experiment in forty_customers thousand_adapters; do
+	for experiment in forty_customers thousand_adapters llmux_time_slice hbm_budget arrival_rate; do
 		$(BIN)/lorasim -m +experiment=$$experiment hydra.sweep.dir=runs/$$experiment
 		mkdir -p $(PUBLISHED)/$$experiment
 		find runs/$$experiment -maxdepth 1 \( -name "*.md" -o -name "*.svg" -o -name "$$experiment.json" \) \

@@ -12,15 +12,16 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from calibrate.writeups.curves import Curve, Panel, svg
+from calibrate.writeups.page import show
 from calibrate.writeups.regimes import regime_of
-from calibrate.writeups.sources import NOT_MEASURED, profile_source, warnings
+from calibrate.writeups.sources import NO_MEASUREMENT, profile_source, warnings
 from sim.errors import UserError
 from sim.fields import as_mapping, build
 from sim.files import write_atomically
 from sim.results import read_requests
 from sim.runs import Run, load_jobs
 
-PLOT_FILE = "arrival_rate.svg"
+PLOT_FILE, PAGE_FILE = "arrival_rate.svg", "arrival_rate.md"
 MOST_ERRORS, MOST_TTFT_MS, MOST_SPREAD = 0.01, 10_000.0, 5.0
 LEAST_SERVED = 0.95
 """Below it more arrives than is served. No rule of the write-up's: p99 and median grow together then."""
@@ -97,23 +98,21 @@ class ArrivalRateCallback(Callback):
         """Write the files, print the tables. Raises UserError."""
         sweep_dir = Path(config.hydra.sweep.dir)
         jobs = load_jobs(sweep_dir)
-        files, probes = [], {}
+        files, tables, probes = [], [], {}
         for (regime, gpu_loras), of_group in groups(jobs):
             probes[regime, gpu_loras] = [probe(job) for job in of_group]
             path = sweep_dir / f"probe_{regime}_gpu{gpu_loras}.jsonl"
             write_atomically(path, "".join(line(job, regime) for job in of_group).encode())
             files.append(path)
-            print(f"\n{table(probes[regime, gpu_loras], regime, f'{gpu_loras} in GPU slots, simulated')}")
+            where = f"{gpu_loras} in GPU slots, simulated"
+            tables.append(table(probes[regime, gpu_loras], regime, where))
         statuses = [row.get("status", "-") for row in self.reported.rows]
-        print(f"\n{table(self.reported.probes(), self.reported.prompt_regime, 'reported', statuses)}")
+        tables.append(table(self.reported.probes(), self.reported.prompt_regime, "reported", statuses))
         plot = sweep_dir / PLOT_FILE
         write_atomically(plot, svg(panels(probes, self.reported)))
-        print(
-            f"* reported: {self.reported.source}", f"* profile: {profile_source(jobs[0].summary)}", sep="\n"
-        )
-        print(*(f"* {text}" for text in self.reported.differences), sep="\n")
-        print(f"* On a GPU of ours: {NOT_MEASURED}.")
-        print(*(f"* {text}" for text in warnings(jobs)), "", *files, plot, sep="\n")
+        bases = [f"reported: {self.reported.source}", f"profile: {profile_source(jobs[0].summary)}"]
+        notes = [*bases, *self.reported.differences, NO_MEASUREMENT, *warnings(jobs)]
+        show(sweep_dir / PAGE_FILE, tables, notes, [*files, plot])
 
 
 def groups(jobs: Sequence[Run]) -> Iterator[tuple[tuple[str, int], list[Run]]]:

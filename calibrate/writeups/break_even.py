@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from calibrate.writeups.curves import Curve, Panel, svg
+from calibrate.writeups.page import show
 from calibrate.writeups.sources import profile_source
 from sim.errors import UserError
 from sim.fields import as_mapping
@@ -21,7 +22,7 @@ from sim.rows import write_csv
 from sim.runs import load_jobs
 from sim.simulation import simulate
 
-CSV_FILE, PLOT_FILE = "break_even.csv", "break_even.svg"
+CSV_FILE, PLOT_FILE, PAGE_FILE = "break_even.csv", "break_even.svg", "break_even.md"
 NUM_SLOTS = 2
 _TURNS = "process_restart"
 
@@ -75,7 +76,8 @@ class BreakEvenCallback(Callback):
         rows = [asdict(point) | {"ratio": point.ratio} for point in points]
         write_csv(rows, sweep_dir / CSV_FILE)
         write_atomically(sweep_dir / PLOT_FILE, plot(points))
-        print("", in_words(points), *notes, "", sweep_dir / CSV_FILE, sweep_dir / PLOT_FILE, sep="\n")
+        files = [sweep_dir / CSV_FILE, sweep_dir / PLOT_FILE]
+        show(sweep_dir / PAGE_FILE, [in_words(points)], notes, files)
 
     def _points(self, jobs: Mapping[str, Mapping[str, Any]]) -> tuple[list[Point], list[str]]:
         """Return the points, and what they rest on."""
@@ -85,14 +87,14 @@ class BreakEvenCallback(Callback):
         with tqdm(total=total, unit="run", desc="break-even", leave=False, file=sys.stderr) as bar:
             for mix in self.mixes:
                 slots = simulate(self._slots(jobs["slots"], mix)).summary
-                notes[f"* profile: {profile_source(slots)}"] = None
+                notes[f"profile: {profile_source(slots)}"] = None
                 bar.update()
                 for cost in self.switch_s:
                     turns = simulate(self._turns(jobs[_TURNS], mix, cost)).summary
                     bar.update()
                     points.append(_point(mix["title"], cost, turns, slots))
                     left = [*slots["profile"]["outside_range"], *turns["profile"]["outside_range"]]
-                    notes |= dict.fromkeys(f"* {text}" for text in left)
+                    notes |= dict.fromkeys(left)
         return points, list(notes)
 
     def _slots(self, job: Mapping[str, Any], mix: Mapping[str, Any]) -> dict[str, Any]:

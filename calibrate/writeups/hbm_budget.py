@@ -13,8 +13,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from calibrate.writeups.curves import Curve, Panel, svg
+from calibrate.writeups.page import show
 from calibrate.writeups.regimes import regime_of
-from calibrate.writeups.sources import NOT_MEASURED, profile_source, warnings
+from calibrate.writeups.sources import NO_MEASUREMENT, profile_source, warnings
 from sim.errors import UserError
 from sim.fields import as_mapping, build
 from sim.files import write_atomically
@@ -22,7 +23,7 @@ from sim.results import read_requests
 from sim.runs import Run, load_jobs
 from sim.tables import aligned
 
-PLOT_FILE = "hbm_budget.svg"
+PLOT_FILE, PAGE_FILE = "hbm_budget.svg", "hbm_budget.md"
 S_PER_MS = 1e-3
 
 
@@ -82,10 +83,9 @@ class HbmBudgetCallback(Callback):
         files = append(sweep_dir, rows)
         plot = sweep_dir / PLOT_FILE
         write_atomically(plot, svg(panels(rows, self.reported)))
-        print(f"\n{table(rows)}\n\n{shape_table(rows, self.reported)}")
-        print(*(f"* {text}" for text in self.reported.differences), sep="\n")
-        print(f"* On a GPU of ours: {NOT_MEASURED}.")
-        print(*(f"* {text}" for text in warnings(jobs)), "", *files, plot, sep="\n")
+        notes = [*self.reported.differences, NO_MEASUREMENT, *warnings(jobs)]
+        tables = [table(rows), shape_table(rows, self.reported)]
+        show(sweep_dir / PAGE_FILE, tables, notes, [*files, plot])
 
 
 def row_of(job: Run, run_timestamp: str) -> Row:

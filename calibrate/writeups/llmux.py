@@ -9,7 +9,8 @@ import numpy as np
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from calibrate.writeups.sources import NOT_MEASURED, profile_source, warnings
+from calibrate.writeups.page import show
+from calibrate.writeups.sources import NO_MEASUREMENT, profile_source, warnings
 from sim.errors import UserError
 from sim.fields import as_mapping, build
 from sim.files import write_atomically
@@ -17,7 +18,7 @@ from sim.results import read_adapters, read_requests, to_json
 from sim.runs import Run, load_jobs
 from sim.tables import aligned
 
-RESULT_FILE = "llmux_simulated.json"
+RESULT_FILE, PAGE_FILE = "llmux_simulated.json", "llmux.md"
 COUNT, SECONDS = "llmux_switches_total", "llmux_switch_total_seconds_sum"
 COLUMNS = {
     "request_throughput": ("Throughput (req/s)", ".4f"),
@@ -94,14 +95,12 @@ class LlmuxCallback(Callback):
         sweep_dir = Path(config.hydra.sweep.dir)
         runs = load_jobs(sweep_dir)
         found = {run.summary["config"]["swap"]["mechanism"]: measure(run, self.settings) for run in runs}
-        for mechanism, measured in found.items():
-            print(f"\n{table(mechanism, measured, self.settings)}")
         path = sweep_dir / RESULT_FILE
         content = {"reported": asdict(self.settings.reported), "simulated": found, "measured": None}
         write_atomically(path, to_json(content).encode())
-        print("", *(f"* {text}" for text in self.settings.reported.differences), sep="\n")
-        print(f"* On a GPU of ours: {NOT_MEASURED}.")
-        print(*(f"* {text}" for text in warnings(runs)), "", path, sep="\n")
+        tables = [table(mechanism, measured, self.settings) for mechanism, measured in found.items()]
+        notes = [*self.settings.reported.differences, NO_MEASUREMENT, *warnings(runs)]
+        show(sweep_dir / PAGE_FILE, tables, notes, [path])
 
 
 def measure(run: Run, settings: Settings) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from sim.runs import Run
 
-NOT_MEASURED = "not measured yet"
+NO_MEASUREMENT = "On a GPU of ours: not measured yet."
 
 
 def profile_source(summary: Mapping[str, Any]) -> str:
