@@ -74,6 +74,8 @@ def test_a_bad_adapter_costs_no_block(tmp_path: Path, loader: AdapterLoader) -> 
 
 
 def test_the_end_of_the_process_is_noticed_and_mended(tmp_path: Path, loader: AdapterLoader) -> None:
+    loader.revive()
+    assert loader._process is not None
     loader._process.kill()
     loader._process.wait()
     with pytest.raises(LoaderDied, match="ended"):

@@ -32,7 +32,8 @@ class AdapterLoader:
         self._draining: list[tuple[int, Callable[[], bool]]] = []
         self._loading: int | None = None
         self._partial = b""
-        self._process = self._start_process()
+        self._entries: dict[str, list[TensorEntry]] = {}
+        self._process: subprocess.Popen[bytes] | None = None
 
     def _start_process(self) -> "subprocess.Popen[bytes]":
         blocks = self._blocks
@@ -50,8 +51,8 @@ class AdapterLoader:
         return process
 
     def revive(self) -> None:
-        """Start the process anew, if it has ended."""
-        if self._process.poll() is not None:
+        """Start the process, if it has not been started yet, or has ended."""
+        if self._process is None or self._process.poll() is not None:
             if self._loading is not None:
                 self._free.append(self._loading)
             self._loading, self._partial = None, b""
@@ -60,15 +61,24 @@ class AdapterLoader:
 
     def is_free(self) -> bool:
         """Whether `start` may be called: nothing is being loaded, and there is a block to load into."""
+        return self._loading is None and self._has_block()
+
+    def take(self) -> int | None:
+        """Return a block for the caller to fill, which is as one that was loaded; None: none is free."""
+        return self._free.pop() if self._has_block() else None
+
+    def _has_block(self) -> bool:
         self._free += [block for block, is_idle in self._draining if is_idle()]
         self._draining = [(block, is_idle) for block, is_idle in self._draining if block not in self._free]
-        return self._loading is None and bool(self._free)
+        return bool(self._free)
 
     def start(self, key: str, folder: Path) -> None:
         """Begin to load an adapter. Raises LoaderDied."""
+        if self._process is None:
+            self.revive()
         block = self._loading = self._free.pop()
         job = {"key": key, "folder": str(folder.absolute()), "block": block}
-        assert self._process.stdin is not None
+        assert self._process is not None and self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(job).encode() + b"\n")
             self._process.stdin.flush()
@@ -77,8 +87,8 @@ class AdapterLoader:
 
     def poll(self) -> list[Loaded]:
         """Return what has been loaded, or has failed, since the last call. Raises LoaderDied."""
-        assert self._process.stdout is not None
         while self._loading is not None:
+            assert self._process is not None and self._process.stdout is not None
             try:
                 read = os.read(self._process.stdout.fileno(), READ_BYTES)
             except BlockingIOError:
@@ -94,6 +104,8 @@ class AdapterLoader:
         loaded = _from_line(line)
         if loaded.error is not None:
             self._free.append(loaded.block)
+        else:
+            loaded.entries = self._entries.setdefault(loaded.layout, loaded.entries)
         return [loaded]
 
     def release(self, block: int, is_idle: Callable[[], bool] = _always) -> None:
@@ -102,6 +114,8 @@ class AdapterLoader:
 
     def close(self) -> None:
         """End the process; what it was loading is lost."""
+        if self._process is None:
+            return
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
