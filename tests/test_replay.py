@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from doubles import EngineDouble, ProbeDouble
 
-from calibrate import replay
-from calibrate.replay import Replay, workload_of
+from calibrate import play as play_module
+from calibrate.play import Replay, workload_of
 from sim.errors import UserError
 from sim.workload import WorkloadConfig, requests
 
@@ -52,7 +52,9 @@ class TimedEngine(EngineDouble):
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> TimedEngine:
     clock = Clock()
-    monkeypatch.setattr(replay, "time", SimpleNamespace(perf_counter=clock.perf_counter, sleep=clock.sleep))
+    monkeypatch.setattr(
+        play_module, "time", SimpleNamespace(perf_counter=clock.perf_counter, sleep=clock.sleep)
+    )
     return TimedEngine(clock)
 
 
@@ -113,7 +115,7 @@ def test_a_number_of_requests_ends_it_earlier(engine: TimedEngine) -> None:
 
 
 def test_more_requests_than_are_prepared(engine: TimedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "PREPARED", 3)
+    monkeypatch.setattr(play_module, "PREPARED", 3)
     config, rows = play(engine, mode="open", request_rate=20.0, duration_s=2.0)
     assert rows.request_id.tolist() == [spec.request_id for spec in requests(config, 3)]
 

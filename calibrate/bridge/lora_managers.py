@@ -222,7 +222,8 @@ class PolicyWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
         if models.blocks is None:
             dtype = SAFETENSORS_NAMES[self.lora_config.lora_dtype]
             rank = self.lora_config.max_lora_rank
-            models.blocks = AdoptedBlocks(models.capacity, self.adapter_bytes(), dtype, rank, self._stacks())
+            most = int(models._registered_adapters.capacity)
+            models.blocks = AdoptedBlocks(most, self.adapter_bytes(), dtype, rank, self._stacks())
         blocks: AdoptedBlocks = models.blocks
         return blocks
 
