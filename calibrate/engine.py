@@ -172,6 +172,10 @@ class VllmEngine:
         """Empty the host cache and the slots; torch keeps their pinned memory for the next adapters."""
         self.lora_manager.remove_all_adapters()
 
+    def forget_prompts(self) -> None:
+        """Empty the prefix cache, so that a workload can be played again; nothing may be running."""
+        self.scheduler.reset_prefix_cache()
+
     def set_max_cpu_loras(self, count: int) -> None:
         """Make the empty host cache smaller than the engine was started with, or as large again.
 

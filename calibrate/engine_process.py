@@ -3,6 +3,7 @@
 import multiprocessing
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
@@ -36,12 +37,10 @@ class EngineProcess:
         return self._answer("failed")
 
     def stop(self) -> None:
-        """End the process, which gives back the GPU's memory."""
-        try:
+        """End the process, if it has not ended, which gives back the GPU's memory."""
+        with suppress(OSError):
             self._connection.send(None)
             self._process.join(STOP_S)
-        except OSError:
-            pass
         if self._process.is_alive():
             self._process.kill()
         self._process.join()

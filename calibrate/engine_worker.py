@@ -11,7 +11,7 @@ import pandas as pd
 from calibrate.adapters import AdapterStore
 from calibrate.engine import VllmEngine
 from calibrate.measure import run_phases
-from calibrate.phases import Bench, reference, warm_up
+from calibrate.phases import Bench, reference, swap_reference, warm_up
 from calibrate.play import Replay, workload_of
 from calibrate.records import write_records
 
@@ -39,7 +39,12 @@ class EngineWorker:
     def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
         """Do a job: `{"play": ..., "folder": ...}`, or `{"measure": ..., "folder": ...}`."""
         do = self._play if "play" in job else self._measure
-        return do(job, Path(job["folder"]))
+        try:
+            return do(job, Path(job["folder"]))
+        finally:  # A failed job leaves the engine to the next one as it found it.
+            self.vllm.abort(list(self.vllm.scheduler.requests))
+            self.vllm.drain()
+            self._clear()
 
     def bench(self) -> Bench:
         """Return the warmed-up engine with its probe; on the first call, when no other engine is working."""
@@ -72,7 +77,6 @@ class EngineWorker:
         if play.get("outputs"):
             tables["outputs"] = replay.outputs()
         write_records(folder, tables, {"play": play, **self._meta(play.get("max_cpu_loras"))})
-        self._clear()
         return {"requests": len(rows), "tokens": int(rows.num_generated_tokens.sum())}
 
     def _measure(self, job: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -84,7 +88,6 @@ class EngineWorker:
         meta = {"name": folder.name, "seed": self.config["seed"], "engine_start_s": self._start_s}
         meta["measuring_s"] = round(time.time() - began, 1)
         write_records(folder, {"steps": steps, "swaps": swaps}, {**meta, **self._meta(None)})
-        self._clear()
         return {"steps": len(steps), "swaps": len(swaps)}
 
     def _reference(self, swaps: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -93,6 +96,7 @@ class EngineWorker:
             bench = self.bench()
             self._use(None if swaps == VLLMS_SWAPS else {"swaps": swaps}, None)
             reference(bench)
+            swap_reference(bench)
             steps, swapped = bench.probe.tables()
             self._references[swaps] = (steps, swapped)
             self._clear()
@@ -101,6 +105,7 @@ class EngineWorker:
     def _use(self, policy: dict[str, Any] | None, max_cpu_loras: int | None) -> None:
         self.vllm.forget_adapters()
         self.vllm.release_pinned_memory()
+        self.vllm.forget_prompts()
         self.vllm.set_max_cpu_loras(max_cpu_loras or self.settings["max_cpu_loras"])
         if self.engine["bridged"]:
             self.vllm.set_policy(policy)
@@ -108,9 +113,8 @@ class EngineWorker:
             raise ValueError(f"engine {self.name} is plain vLLM, and cannot serve with {json.dumps(policy)}")
 
     def _clear(self) -> None:
-        bench = self._bench
-        assert bench is not None
-        bench.probe.steps, bench.probe.swaps = [], []
+        if self._bench is not None:
+            self._bench.probe.steps, self._bench.probe.swaps = [], []
 
     def _meta(self, max_cpu_loras: int | None) -> dict[str, Any]:
         from calibrate.machine import describe_engine, describe_machine

@@ -81,12 +81,14 @@ def do_round(jobs: list[dict[str, Any]], config: dict[str, Any]) -> list[str]:
         }
         for engine in engines.values():
             engine.wait_until_ready()
-        for job in tqdm(jobs, desc="replays", file=sys.stderr):
+        for number, job in enumerate(tqdm(jobs, desc="replays", file=sys.stderr)):
             try:
                 print(f"{job['name']}: {engines[job['engine']].do(job)}", flush=True)
             except UserError as error:
                 print(f"{job['name']}: {error}", flush=True)
                 failed.append(f"{job['name']}: {error}")
+            if job["engine"] not in {later["engine"] for later in jobs[number + 1 :]}:
+                engines[job["engine"]].stop()  # Its memory is for whoever needs it.
     return failed
 
 

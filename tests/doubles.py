@@ -105,6 +105,9 @@ class EngineDouble:
     def forget_adapters(self) -> None:
         self.registered.clear()
 
+    def release_pinned_memory(self) -> None:
+        pass
+
 
 class ProbeDouble:
     def __init__(self) -> None:

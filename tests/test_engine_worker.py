@@ -67,8 +67,8 @@ class Engine(EngineDouble):
     def set_max_cpu_loras(self, count: int) -> None:
         self.max_cpu_loras.append(count)
 
-    def release_pinned_memory(self) -> None:
-        pass
+    def forget_prompts(self) -> None:
+        assert not self.requests
 
 
 @pytest.fixture
@@ -121,7 +121,8 @@ def test_a_play_leaves_its_tables_and_with_them_the_hosts_reference(plan: Any, t
     assert outputs.request_id.tolist() == requests.request_id.tolist()
     assert [len(tokens) for tokens in outputs.token_ids] == [5] * 6
     for folder in (one, two):
-        assert set(pd.read_parquet(folder / "steps.parquet").phase) == {"reference", "replay"}
+        phases = {"reference", "swap_reference", "replay"}
+        assert set(pd.read_parquet(folder / "steps.parquet").phase) == phases
     meta = json.loads((two / "meta.json").read_text())
     assert meta["settings"] == plan["engine"] | {"max_loras": 4, "max_cpu_loras": 8}
     assert (meta["engine"], meta["bridged"], meta["num_gpu_blocks"]) == ("plain", False, 100)
@@ -144,6 +145,19 @@ def test_each_way_of_bringing_adapters_in_has_a_reference_of_its_own(plan: Any, 
     meta = json.loads((tmp_path / "measurements/host/model/swaps/meta.json").read_text())
     assert meta["name"] == "swaps" and meta["settings"]["max_loras"] == 8
     assert "load" in set(pd.read_parquet(tmp_path / "measurements/host/model/swaps/steps.parquet").phase)
+
+
+def test_a_failed_job_leaves_nothing_running(plan: Any) -> None:
+    plan["rounds"][0]["jobs"] = [{"name": "one", "engine": "plain", "workload": "short", "seed": 3}]
+    worker = EngineWorker("plain", plan["engines"]["plain"], plan)
+    step, worker.vllm.step = worker.vllm.step, None  # type: ignore[assignment,attr-defined]
+    worker.vllm.drain = lambda: None  # type: ignore[method-assign]
+    with pytest.raises(TypeError):
+        worker(jobs_of(plan)[0][0])
+    assert not worker.vllm.scheduler.requests
+    worker.vllm.step = step  # type: ignore[method-assign]
+    del worker.vllm.drain
+    assert worker(jobs_of(plan)[0][0])["requests"] > 0
 
 
 def test_what_is_there_is_not_done_again(plan: Any) -> None:

@@ -16,8 +16,9 @@ class SwitchPolicies:
     """Given to vLLM's worker, which runs in the process of its engine core."""
 
     def switch_policies(self, path: str = "") -> None:
-        """Serve with the policies of the file `path` from now on; empty: as plain vLLM.
+        """Serve with the policies of the file `path` from now on, from empty caches; empty: as plain vLLM.
 
         Raises UserError for a bad file, and while any request waits or runs.
         """
-        bridge().set_policy(PolicySettings.from_file(path) if path else None)
+        settings = PolicySettings.from_file(path) if path else None
+        bridge().set_policy(settings, forget_adapters=True)
