@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from calibrate.adapters import AdapterStore
 from calibrate.engine import VllmEngine, require_vllm
@@ -18,6 +18,7 @@ from calibrate.phases import Bench, reference, warm_up
 from calibrate.records import write_records
 from sim.cli import hydra_entry
 from sim.errors import UserError
+from sim.fields import plain_values
 from sim.workload import RequestSpec, WorkloadConfig, requests
 
 PREPARED = 2000
@@ -153,7 +154,7 @@ def task(cfg: DictConfig) -> None:
     """Play every workload of the plan that is not there yet, with one engine process per engine
     configuration.
     """
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = plain_values(cfg)
     require_vllm()
     root = Path(config["out"]) / config["host"] / Path(config["model"]["name"]).name
     for play in (play for group in config["plays"] for play in group["workloads"]):

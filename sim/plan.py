@@ -2,14 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from sim.cli import hydra_entry
-from sim.fields import as_mapping, build
+from sim.fields import as_mapping, build, plain_values
 from sim.files import write_atomically
 from sim.job import import_from_config_dirs
 from sim.plan_answer import answer_of, in_words
@@ -34,7 +34,7 @@ def task(config: DictConfig) -> None:
     """Search, print the answer, write ``plan.json`` and ``plan.csv``; exits with 1 where nothing meets."""
     hydra = cast("DictConfig", HydraConfig.get())
     import_from_config_dirs(hydra)
-    sections = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+    sections = plain_values(config)
     targets = Target.all_from_mapping(as_mapping(sections["slo"], "slo"))
     search = build(SearchConfig, as_mapping(sections["search"], "search"), "search")
     prices = Prices.from_mapping(sections["prices"])

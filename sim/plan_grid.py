@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, cast
+from typing import Any
 
 from hydra import compose
-from omegaconf import DictConfig, OmegaConf
 
+from sim.config import run_values
 from sim.errors import UserError
 
 _POLICIES = ("admission", "eviction", "prefetch", "routing")
@@ -64,9 +64,7 @@ def settings_of(search: SearchConfig, overrides: Sequence[str]) -> list[Setting]
         composed = compose("plan", words, return_hydra_config=True)
         chosen = composed.hydra.runtime.choices
         choices = {group: chosen[group] for group in _POLICIES if group in chosen}
-        values = cast("dict[str, Any]", OmegaConf.to_container(_without_hydra(composed), resolve=True))
-        for name in _OF_THE_PLAN:
-            del values[name]
+        values = run_values(composed, *_OF_THE_PLAN)
         for max_loras, max_cpu_loras in product(search.max_loras, search.max_cpu_loras):
             if max_cpu_loras is None or max_cpu_loras >= max_loras:
                 engine = {**values["engine"], "max_loras": max_loras, "max_cpu_loras": max_cpu_loras}
@@ -74,7 +72,3 @@ def settings_of(search: SearchConfig, overrides: Sequence[str]) -> list[Setting]
     if not found:
         raise UserError("search.max_cpu_loras: every value is below every value of search.max_loras")
     return found
-
-
-def _without_hydra(composed: DictConfig) -> DictConfig:
-    return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])

@@ -12,11 +12,12 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, open_dict, read_write
 from tqdm import tqdm
 
 from sim.cli import at_end
 from sim.errors import UserError
+from sim.fields import plain_values
 from sim.objective import Objective
 from sim.rows import SWEEP_FILE, JobRow, are_expected, clear_rows, take_rows, write_csv
 from sim.runs import load_runs
@@ -41,7 +42,7 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Begin to follow; the ``sweep.csv`` of an earlier sweep in the same folder goes."""
         _check_each_override_once()
-        self.objective = Objective.from_mapping(OmegaConf.to_container(config.objective, resolve=True))
+        self.objective = Objective.from_mapping(plain_values(config.objective))
         self.objective.check_direction(config.hydra.sweeper)
         sweep_dir = Path(config.hydra.sweep.dir)
         (sweep_dir / SWEEP_FILE).unlink(missing_ok=True)

@@ -4,8 +4,9 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_module
 
-from sim.config import EngineConfig, ModelConfig, RunConfig
+from sim.config import NOT_OF_A_RUN, EngineConfig, ModelConfig, RunConfig, run_values
 from sim.errors import UserError
 from sim.fields import build
 
@@ -173,3 +174,17 @@ def test_a_warm_start_by_number_has_the_workloads_adapters_and_no_others() -> No
     assert engine.warm_host_cache == engine.warm_slots == ["adapter-0000", "adapter-0001", "adapter-0002"]
     engine = run_config(warm | {"workload.num_adapters": 20}).engine
     assert (len(engine.warm_host_cache), len(engine.warm_slots)) == (20, 16)
+
+
+@pytest.mark.parametrize("with_hydra", [False, True])
+def test_the_values_of_a_run_are_what_a_run_takes(with_hydra: bool) -> None:
+    """What is there for the command alone stays behind, but may be referred to."""
+    words = ["seed=7", "workload.request_rate=${sweep.processes}", "sweep.processes=3"]
+    with initialize_config_module("conf", version_base="1.3"):
+        composed = compose("config", words, return_hydra_config=with_hydra)
+    values = run_values(composed)
+    assert set(NOT_OF_A_RUN) <= set(composed)
+    assert not {"hydra", *NOT_OF_A_RUN} & set(values)
+    assert RunConfig.from_mapping(values).seed == 7
+    assert values["workload"]["request_rate"] == 3
+    assert set(run_values(composed, "slo", "record")) == set(values) - {"slo", "record"}
