@@ -11,11 +11,11 @@ from sim.objective import higher_is_better, metric
 from sim.paired import PairedDifference, paired_difference
 from sim.runs import Run, load_runs
 from sim.settings import is_of_traffic, varying
+from sim.vllms_own import foreign_policies
 
 POLICY_GROUPS = ("admission", "eviction", "host_eviction", "prefetch", "routing")
 BOUND = "bound"
 """Column of ``sweep.csv``: null or blank for a policy's run, else which bound the run computes."""
-VLLMS_OWN = {"admission": ("vllm", "fcfs_skip"), "eviction": ("lru",), "prefetch": ("none",)}
 NUM_RESAMPLES = 10_000
 
 
@@ -264,9 +264,6 @@ def _baseline(policies: Sequence[str], wanted: str | None, cases: Mapping[tuple[
         if wanted not in policies:
             raise UserError(f"baseline={wanted!r}: no such policy; accepted: {'; '.join(policies)}")
         return wanted
-    own = [case.policy for case in cases.values() if _is_vllms(next(iter(case.runs.values())))]
+    one_run = {case.policy: next(iter(case.runs.values())) for case in cases.values()}
+    own = [policy for policy, run in one_run.items() if not foreign_policies(run.summary["config"])]
     return own[0] if own else policies[0]
-
-
-def _is_vllms(run: Run) -> bool:
-    return all(run.columns.get(group, choices[0]) in choices for group, choices in VLLMS_OWN.items())

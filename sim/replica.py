@@ -8,10 +8,10 @@ import simpy
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from policies.admission import AdmissionPolicy, FcfsSkip, Priority
+from policies.admission import AdmissionPolicy
 from policies.eviction import EvictionPolicy, Lru
 from policies.prefetch import NoPrefetch, PrefetchPolicy
-from sim import profile
+from sim import profile, vllms_own
 from sim.adapters import AdapterTiers
 from sim.bounds import NoTiers, bounded_config, bounded_costs, bounded_grid
 from sim.config import SLOTS, EnginesConfig
@@ -32,10 +32,6 @@ from sim.router import ReplicaState, replica_seed
 from sim.supervision import WatchedAdmission, WatchedEviction
 from sim.swap import OneProcess, ProcessCosts
 from sim.view import NO_FUTURE, Future, LiveEngine, LiveTier
-
-VLLMS_OWN = (FcfsSkip, Priority, Lru)
-"""Policies that are held against vLLM itself, and need no watch."""
-
 
 Observe = Callable[[Mapping[str, int]], Observer]
 """Returns who is told of an engine's doings, given the slots that are filled at the start."""
@@ -108,7 +104,7 @@ class Replica:
     def _admission(self, kv: KVBlockPool) -> AdmissionPolicy[Request]:
         config = self._config
         admission: AdmissionPolicy[Request] = policy(config.admission, "admission")
-        if not isinstance(admission, VLLMS_OWN):
+        if not isinstance(admission, vllms_own.CLASSES):
             admission = WatchedAdmission(admission, round(config.starvation_s * NS_PER_S))
         if config.swap.mechanism != SLOTS:
             served = next(iter(config.engine.warm_slots), None)
@@ -128,7 +124,7 @@ class Replica:
 
     def _eviction(self, settings: Mapping[str, Any], group: str) -> EvictionPolicy:
         eviction: EvictionPolicy = policy(settings, group)
-        return eviction if isinstance(eviction, VLLMS_OWN) else WatchedEviction(eviction, group)
+        return eviction if isinstance(eviction, vllms_own.CLASSES) else WatchedEviction(eviction, group)
 
     def _prefetch(self) -> PrefetchPolicy | None:
         """Return what the loader asks, if there is something to prefetch and it takes time."""

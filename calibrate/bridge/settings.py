@@ -15,11 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 import conf
 from policies.prefetch import NoPrefetch
 from sim.errors import UserError
+from sim.vllms_own import LRU, VLLM_QUEUE
 
 ENVIRONMENT_VARIABLE = "LORASIM_POLICY"
 
-VLLM_QUEUE = {"_target_": "policies.admission.vllm_queue", "scheduling_policy": "${engine.scheduling_policy}"}
-LRU = {"_target_": "policies.eviction.Lru"}
 NONE = "none"
 
 
