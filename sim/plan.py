@@ -1,9 +1,11 @@
 """``lorasim-plan``, also ``python -m sim.plan``: the cheapest ``vllm serve`` command that meets targets."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from tqdm import tqdm
@@ -16,6 +18,7 @@ from sim.plan_answer import answer_of, in_words
 from sim.plan_grid import SearchConfig, Setting, settings_of
 from sim.planner import Search
 from sim.prices import Prices
+from sim.results import POLICY_FILE
 from sim.rows import write_csv
 from sim.targets import Target
 from sim.trials import Trial, trial_row, try_all
@@ -31,7 +34,11 @@ def main() -> None:
 
 
 def task(config: DictConfig) -> None:
-    """Search, print the answer, write ``plan.json`` and ``plan.csv``; exits with 1 where nothing meets."""
+    """Search, print the answer and write it; exits with 1 where nothing meets.
+
+    ``plan.csv`` has what was tried, ``plan.json`` what was chosen, and ``policy.yaml`` the policies of that,
+    where they are not vLLM's own.
+    """
     hydra = cast("DictConfig", HydraConfig.get())
     import_from_config_dirs(hydra)
     sections = plain_values(config)
@@ -47,13 +54,22 @@ def task(config: DictConfig) -> None:
             is_hopeless=lambda trial: trial.status != "ok",
         )
         found = trying.fewest(settings, search.max_replicas)
-    answer = answer_of(found, trying.trials, targets, search, prices)
+    answer = answer_of(found, trying.trials, targets, prices)
     write_csv([trial_row(trial, targets) for trial in trying.trials], out_dir / TRIED_FILE)
-    write_atomically(out_dir / PLAN_FILE, (json.dumps(answer, indent=2) + "\n").encode())
+    _write(answer, out_dir)
     print(in_words(answer))
     print(f"\n{out_dir}")
     if found is None:
         raise SystemExit(EXIT_NOT_MET)
+
+
+def _write(answer: Mapping[str, Any], out_dir: Path) -> None:
+    """Write the answer and, in place of an earlier one, the file of policies that its command names."""
+    policies = (answer["chosen"] or {}).get("policies")
+    (out_dir / POLICY_FILE).unlink(missing_ok=True)
+    if policies is not None:
+        write_atomically(out_dir / POLICY_FILE, yaml.safe_dump(policies, sort_keys=False).encode())
+    write_atomically(out_dir / PLAN_FILE, (json.dumps(answer, indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":

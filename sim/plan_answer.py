@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sim.plan_grid import SearchConfig, Setting
 from sim.prices import Prices
+from sim.results import POLICY_FILE
 from sim.tables import aligned, cell
 from sim.targets import Target
 from sim.trials import Trial
@@ -14,7 +14,6 @@ def answer_of(
     found: tuple[int, list[Trial]] | None,
     trials: Sequence[Trial],
     targets: Sequence[Target],
-    search: SearchConfig,
     prices: Prices,
 ) -> dict[str, Any]:
     """Return ``plan.json``: the cheapest setting that meets the targets, or the nearest one."""
@@ -35,7 +34,8 @@ def answer_of(
         "setting": str(best.setting),
         "replicas": best.replicas,
         "vllm_serve_command": best.serve_command,
-        "plain_vllm": _is_plain(best.setting, search),
+        "plain_vllm": best.policies is None,
+        "policies": best.policies,
         "targets": [
             {
                 "name": target.name,
@@ -53,11 +53,6 @@ def answer_of(
     return answer | {"chosen": chosen}
 
 
-def _is_plain(setting: Setting, search: SearchConfig) -> bool:
-    """Say whether plain vLLM decides as was simulated."""
-    return all(choice in search.plain_vllm.get(group, [choice]) for group, choice in setting.choices.items())
-
-
 def _finite(value: float) -> float | None:
     return value if abs(value) < float("inf") else None
 
@@ -73,7 +68,9 @@ def in_words(answer: Mapping[str, Any]) -> str:
     each = "on each of them" if chosen["replicas"] > 1 else ""
     lines += [f"{chosen['vllm_serve_command']}{f'    # {each}' if each else ''}", "", _bill(answer)]
     if not chosen["plain_vllm"]:
-        lines.append("The policies are not vLLM's own: this command alone does not do what was simulated.")
+        lines.append(
+            f"The policies are not vLLM's own: the command takes them from {POLICY_FILE} in the folder below."
+        )
     lines += [f"lorasim-plan: warning: {text}" for text in chosen["outside_range"]]
     return "\n".join([*lines, *_tried(answer)])
 

@@ -24,7 +24,6 @@ class SearchConfig:
     max_replicas: int
     seeds: list[int]
     processes: int
-    plain_vllm: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         for name in ("max_loras", "max_cpu_loras", "policies", "seeds"):

@@ -1,5 +1,6 @@
 """Trials of a plan: settings simulated in processes, against targets."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,8 @@ class Trial:
     status: str = "ok"
     message: str = ""
     serve_command: str = ""
+    policies: Mapping[str, Any] | None = None
+    """For vLLM, where they are not its own (sim.bridged_policies)."""
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -66,6 +69,7 @@ class _Outcome:
     message: str = ""
     reached_ms: Mapping[str, float] = field(default_factory=dict)
     serve_command: str = ""
+    policies: Mapping[str, Any] | None = None
     warnings: Sequence[str] = ()
 
 
@@ -81,15 +85,14 @@ def _outcome(number: int, values: Mapping[str, Any], targets: Sequence[Target]) 
     reached = {
         target.name: target.reached_ms(result.requests, start_s, start_s + window_s) for target in targets
     }
-    summary = result.summary
-    return number, _Outcome(
-        "ok", "", reached, summary["vllm_serve_command"], summary["profile"]["outside_range"]
-    )
+    command, warnings = result.summary["vllm_serve_command"], result.summary["profile"]["outside_range"]
+    return number, _Outcome("ok", "", reached, command, result.policies, warnings)
 
 
 def _add(trial: Trial, outcome: _Outcome, targets: Sequence[Target]) -> None:
     """Add a seed's outcome to its trial, whose worst seed counts."""
     trial.serve_command = outcome.serve_command or trial.serve_command
+    trial.policies = outcome.policies or trial.policies
     trial.warnings += [text for text in outcome.warnings if text not in trial.warnings]
     if outcome.status != "ok":
         trial.status, trial.message = outcome.status, outcome.message
@@ -112,4 +115,6 @@ def trial_row(trial: Trial, targets: Sequence[Target]) -> dict[str, Any]:
         **{target.name: trial.reached_ms.get(target.name) for target in targets},
         "margin": trial.margin if trial.margins else None,
         "vllm_serve_command": trial.serve_command,
+        # As JSON, which is YAML too: what a policy.yaml for this row's command has in it.
+        "policies": None if trial.policies is None else json.dumps(trial.policies),
     }

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusal import refused
 from test_simulation import OPEN, config
 
+from calibrate.bridge.settings import PolicySettings
+from sim.__main__ import main as lorasim
 from sim.errors import UserError
 from sim.plan import PROG, main
 from sim.planner import Search
@@ -184,10 +187,52 @@ def test_bill_and_foreign_policies(
     ]
     words += ["search.max_loras=[8]", "search.max_cpu_loras=[null]", "prices.usd_per_gpu_hour.H100=1.5"]
     found, _ = plan(monkeypatch, tmp_path, *words)
-    assert (found["chosen"]["usd_per_hour"], found["chosen"]["plain_vllm"]) == (1.5, False)
+    chosen = found["chosen"]
+    assert (chosen["usd_per_hour"], chosen["plain_vllm"]) == (1.5, False)
     shown = capsys.readouterr().out
     assert "$1.50 an hour: 1 x NVIDIA H100" in shown
-    assert "not vLLM's own" in shown
+    assert "not vLLM's own: the command takes them from policy.yaml in the folder below" in shown
+    assert chosen["vllm_serve_command"].startswith("LORASIM_POLICY=policy.yaml vllm serve ")
+    assert chosen["vllm_serve_command"] in shown
+
+
+FOREIGN = "{admission:amortize,eviction:queue_aware,prefetch:queue}"
+
+
+def test_policies_of_the_chosen_are_written_for_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The file is that of a run with the same settings, and the bridge makes the policies from it."""
+    words = ["slo.ttft_p99_ms=1e9", "workload.request_rate=5", "search.max_loras=[4]"]
+    words += ["search.max_cpu_loras=[64]", f"search.policies=[{FOREIGN},{{admission:drain}}]"]
+    found, rows = plan(monkeypatch, tmp_path, *words)
+    written = (tmp_path / "out/policy.yaml").read_bytes()
+    assert yaml.safe_load(written) == found["chosen"]["policies"]
+    best = max(rows, key=lambda row: float(row["margin"]))
+    assert json.loads(best["policies"]) == found["chosen"]["policies"]
+    assert {json.loads(row["policies"])["admission"]["_target_"] for row in rows} == {
+        "policies.admission.Amortize",
+        "policies.admission.Drain",
+    }
+    policies = [f"{group}={best[group]}" for group in ("admission", "eviction", "prefetch")]
+    of_run = [word for word in [*QUICK, *words] if not word.startswith(("search.", "slo."))]
+    sizes = ["engine.max_loras=4", "engine.max_cpu_loras=64", "hydra.run.dir=run"]
+    monkeypatch.setattr(sys, "argv", ["lorasim", *of_run, *policies, *sizes])
+    lorasim()
+    assert (tmp_path / "run/policy.yaml").read_bytes() == written
+    settings = PolicySettings.from_file(tmp_path / "out/policy.yaml")
+    made = type(settings.make_admission({"scheduling_policy": "fcfs"})).__name__
+    assert found["chosen"]["policies"]["admission"]["_target_"] == f"policies.admission.{made}"
+
+
+def test_plain_vllm_needs_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nor does that of an earlier plan stay in the folder."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/policy.yaml").write_text("admission: {_target_: policies.admission.Drain}\n")
+    words = ["slo.ttft_p99_ms=1e9", "workload.request_rate=5", "search.max_loras=[4]"]
+    found, rows = plan(monkeypatch, tmp_path, *words, "search.max_cpu_loras=[64]")
+    assert found["chosen"]["plain_vllm"]
+    assert found["chosen"]["vllm_serve_command"].startswith("vllm serve ")
+    assert [row["policies"] for row in rows] == [""]
+    assert not (tmp_path / "out/policy.yaml").exists()
 
 
 @pytest.mark.parametrize(
