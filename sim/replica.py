@@ -9,7 +9,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from policies.admission import AdmissionPolicy
-from policies.eviction import EvictionPolicy, Lru
+from policies.eviction import EngineTier, EvictionPolicy, Lru
 from policies.prefetch import NoPrefetch, PrefetchPolicy
 from sim import profile, vllms_own
 from sim.adapters import AdapterTiers
@@ -31,7 +31,7 @@ from sim.request import Request
 from sim.router import ReplicaState, replica_seed
 from sim.supervision import WatchedAdmission, WatchedEviction
 from sim.swap import OneProcess, ProcessCosts
-from sim.view import NO_FUTURE, Future, LiveEngine, LiveTier
+from sim.view import NO_FUTURE, Future, LiveEngine
 
 Observe = Callable[[Mapping[str, int]], Observer]
 """Returns who is told of an engine's doings, given the slots that are filled at the start."""
@@ -87,8 +87,8 @@ class Replica:
         expected = ExpectedCosts(engine, self._config.model, costs, ranks, tiers.host_cache, grid)
         view = LiveEngine(env, engine, scheduler, tiers, expected, future)
         admission.bind(view)
-        tiers.slots_policy.bind(LiveTier(view, engine.max_loras, is_host_cache=False))
-        tiers.host_policy.bind(LiveTier(view, engine.host_cache_entries, is_host_cache=True))
+        tiers.slots_policy.bind(EngineTier(view, engine.max_loras, expected.activate_ns))
+        tiers.host_policy.bind(EngineTier(view, engine.host_cache_entries, expected.load_ns))
         tiers.fill(engine.warm_host_cache, engine.warm_slots)
         loader = None if prefetch is None else self._loader(env, view, prefetch)
         observer = observe(tiers.slots)

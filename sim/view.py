@@ -10,6 +10,7 @@ from simpy import Environment
 from policies.view import Costs, RequestView
 from sim.adapters import AdapterTiers
 from sim.config import EngineConfig
+from sim.limits import Limits
 from sim.scheduler import Scheduler
 
 
@@ -31,7 +32,7 @@ NO_FUTURE: Future = _Unknown()
 
 
 @dataclass(frozen=True, eq=False)
-class LiveEngine:
+class LiveEngine(Limits):
     """`policies.view.EngineView` of a simulated engine: nothing here is a copy."""
 
     env: Environment
@@ -40,26 +41,6 @@ class LiveEngine:
     tiers: AdapterTiers
     costs: Costs
     future: Future
-
-    @property
-    def max_loras(self) -> int:
-        """GPU slots."""
-        return self.config.max_loras
-
-    @property
-    def max_cpu_loras(self) -> int:
-        """Entries of the host cache."""
-        return self.config.host_cache_entries
-
-    @property
-    def max_num_seqs(self) -> int:
-        """Most running requests."""
-        return self.config.max_num_seqs
-
-    @property
-    def max_num_batched_tokens(self) -> int:
-        """Most tokens of a step."""
-        return self.config.max_num_batched_tokens
 
     @property
     def now_ns(self) -> int:
@@ -96,27 +77,3 @@ class LiveEngine:
     def next_arrival_ns(self, adapter: str) -> float:
         """When the next request for `adapter` will arrive."""
         return self.future.next_arrival_ns(adapter, self.now_ns)
-
-
-class LiveTier:
-    """`policies.eviction.TierView` of one tier of a simulated engine."""
-
-    def __init__(self, engine: LiveEngine, capacity: int, is_host_cache: bool) -> None:
-        self.capacity = capacity
-        self._engine = engine
-        self.cost_ns = engine.costs.load_ns if is_host_cache else engine.costs.activate_ns
-        """Expected time to bring a key back into the tier."""
-        self.size_bytes = engine.costs.size_bytes
-        self.num_waiting = engine.num_waiting
-
-    @property
-    def now_ns(self) -> int:
-        """The simulated clock."""
-        return self._engine.now_ns
-
-    def next_use_ns(self, key: str) -> float:
-        """Now, where somebody runs or waits; else when the next request for `key` will arrive."""
-        engine = self._engine
-        if engine.num_running(key) or engine.num_waiting(key):
-            return engine.now_ns
-        return engine.next_arrival_ns(key)

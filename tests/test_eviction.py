@@ -256,7 +256,7 @@ def configs() -> dict[str, Any]:
 def test_every_policy_has_a_config_and_a_conformance_test() -> None:
     tested = {subclass.name for subclass in EvictionConformance.__subclasses__()}
     modules = {file.stem for file in Path(sys.modules[Lru.__module__].__file__ or "").parent.glob("*.py")}
-    helpers = {"__init__", "key_order", "names", "protocol", "replay"}
+    helpers = {"__init__", "engine_tier", "key_order", "names", "protocol", "replay"}
     assert set(configs()) == set(POLICIES) == tested == modules - helpers
 
 

@@ -38,6 +38,7 @@ that inherits `EvictionConformance` (tests/eviction_conformance.py) checks all o
 from policies.eviction.arc import Arc
 from policies.eviction.belady import Belady
 from policies.eviction.chameleon import Chameleon
+from policies.eviction.engine_tier import EngineTier
 from policies.eviction.fifo import Fifo
 from policies.eviction.gdsf import Gdsf
 from policies.eviction.key_order import KeyOrder
@@ -55,6 +56,7 @@ __all__ = [
     "Arc",
     "Belady",
     "Chameleon",
+    "EngineTier",
     "EvictionPolicy",
     "Fifo",
     "Gdsf",
