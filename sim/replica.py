@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import simpy
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 
 from policies.admission import AdmissionPolicy
 from policies.eviction import EngineTier, EvictionPolicy, Lru
@@ -26,6 +24,7 @@ from sim.loader import Loader
 from sim.lora_grid import lora_grid
 from sim.memory import check_host_memory, num_gpu_blocks
 from sim.metrics import NS_PER_S
+from sim.policy_objects import policy
 from sim.prefix_cache import PrefixCachingBlockPool
 from sim.request import Request
 from sim.router import ReplicaState, replica_seed
@@ -147,11 +146,3 @@ class Replica:
     def _load_ns(self, adapter: str) -> int:
         """How long a load takes: the loader's memory is its own, and does not grow."""
         return self.costs.load_ns(False, self._ranks.get(adapter, self._config.engine.max_lora_rank))
-
-
-def policy(settings: Mapping[str, Any], group: str) -> Any:
-    """Make a new policy object of the class that ``_target_`` names. Raises UserError."""
-    try:
-        return instantiate(settings)
-    except InstantiationException as error:
-        raise UserError(f"{group}: {' '.join(str(error).split())}") from error

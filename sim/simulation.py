@@ -20,8 +20,9 @@ from sim.gateway import Gateway
 from sim.ledger import Ledger
 from sim.logs import Logs
 from sim.metrics import NS_PER_S
+from sim.policy_objects import policy
 from sim.recorder import Recorder, StepLog
-from sim.replica import Replica, Shared, policy
+from sim.replica import Replica, Shared
 from sim.request import Request
 from sim.results import Result
 from sim.router import Router

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from policies.admission import AdmissionPolicy, AdmissionView
-from policies.errors import PolicyError, wrong_answer
+from policies.errors import PolicyError, check_offer, wrong_answer
 from policies.eviction import EvictionPolicy, TierView
 from policies.view import EngineView
 from sim.request import Request
@@ -82,10 +82,7 @@ class WatchedAdmission(AdmissionPolicy[Request]):
                 raise self._watch.error("candidates", error) from error
             if request is None:
                 break
-            if request not in self._waiting or request in offered:
-                what = "was offered before in this step" if request in offered else "does not wait"
-                name = getattr(request, "request_id", request)
-                raise PolicyError(f"{self._watch.name}: candidates yielded {name!r}, which {what}")
+            check_offer(self._watch.policy, request, self._waiting, offered)
             offered.add(request)
             yield request
         if self._now_ns >= self._next_check_ns:

@@ -233,3 +233,53 @@ def test_an_adapter_that_nobody_has_asked_for_is_an_error_of_the_policy(tmp_path
 
     with pytest.raises(Exception, match="nobody has asked for"):
         Board(tmp_path, WantsMore()).step()
+
+
+@pytest.mark.parametrize(
+    ("offers", "what"),
+    [(["gone"], "'gone', which does not wait"), (["first", "first"], "'first', which was offered before")],
+)
+def test_wrong_offers_are_named_and_vllms_order_takes_over(offers: list[str], what: str) -> None:
+    """Whoever waits is offered after all: by vLLM's own queue."""
+    requests = {name: LiveRequest(None, name, 0, 0, None, 5, 5) for name in ("first", "second", "gone")}
+
+    class Wrong(FcfsSkip[Any]):
+        def candidates(self, view: Any) -> Iterator[Any]:
+            yield from (requests[name] for name in offers)
+
+    reported: list[tuple[str, BaseException]] = []
+    admission = GuardedAdmission(Wrong(), FcfsSkip, lambda *told: reported.append(told))
+    admission.bind(LiveEngine(CONFIG, lambda cache: profile_costs()))
+    for name in ("first", "second"):
+        admission.add(requests[name])
+    view: Any = SimpleNamespace(scheduled_loras=set(), max_loras=2)
+    candidates = admission.candidates(view)
+    while not reported:
+        assert next(candidates) is requests["first"]
+    admission.admit(requests["first"])
+    assert next(candidates) is requests["second"]
+    ((policy, error),) = reported
+    assert policy == "admission"
+    assert str(error).startswith(f"admission policy Wrong: candidates yielded {what}")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("c", "returned 'c', which is not in the tier; allowed: 'a', 'b'"),
+        ("a", "returned 'a', which the same step brought in or used; allowed: 'b'"),
+    ],
+)
+def test_wrong_victims_are_named_and_vllm_chooses(answer: str, message: str) -> None:
+    class Wrong(Lru):
+        def victim(self, needed: Collection[str]) -> str:
+            return answer
+
+    reported: list[tuple[str, BaseException]] = []
+    eviction = GuardedEviction(Wrong(), "host cache", lambda *told: reported.append(told))
+    assert eviction.victim(["a"], present=["a", "b"], used=["a"]) is None
+    ((policy, error),) = reported
+    assert policy == "eviction of the host cache"
+    assert str(error).endswith(message)
+    assert eviction.victim(["a"], present=["a", "b"], used=["a"]) is None
+    assert len(reported) == 1
