@@ -23,7 +23,6 @@ class WorkloadFuture:
         self._num_sent = num_sent
         self._specs: Iterator[RequestSpec] | None = None
         self._num_read = 0
-        self._read_ns: float = 0
         self._times: defaultdict[str | None, deque[int]] = defaultdict(deque)
 
     def next_arrival_ns(self, adapter: str, now_ns: int) -> float:

@@ -42,34 +42,23 @@ def load_runs(folder: Path) -> list[Run]:
     return _runs_of(rows, folder)
 
 
-def runs_so_far(sweep_dir: Path) -> list[Run]:
-    """Return the runs of a sweep that goes on in this process, before ``sweep.csv`` is whole.
-
-    Raises UserError.
-    """
-    return _runs_of([row.cells for row in take_rows(sweep_dir, {}).values()], sweep_dir)
-
-
-def _runs_of(rows: Sequence[Mapping[str, str]], folder: Path) -> list[Run]:
-    found = []
-    for row in rows:
-        names = list(row)[: list(row).index("status")]
-        found.append(_run(folder / row["path"], {name: row[name] for name in names}))
-    return found
-
-
 def load_jobs(sweep_dir: Path) -> list[Run]:
     """Return the runs of a sweep at its end, for callbacks: jobs may have run in other processes, and
     ``sweep.csv`` is not whole yet. Raises UserError where one has failed.
     """
-    jobs = []
-    for row in take_rows(sweep_dir, {}).values():
-        path = sweep_dir / row.cells["path"]
-        if row.cells["status"] != "ok":
-            raise UserError(f"{path}: {row.cells['message']}")
-        names = list(row.cells)[: list(row.cells).index("status")]
-        jobs.append(_run(path, {name: str(row.cells[name]) for name in names}))
-    return jobs
+    rows = [row.cells for row in take_rows(sweep_dir, {}).values()]
+    for row in rows:
+        if row["status"] != "ok":
+            raise UserError(f"{sweep_dir / row['path']}: {row['message']}")
+    return _runs_of(rows, sweep_dir)
+
+
+def _runs_of(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Run]:
+    found = []
+    for row in rows:
+        names = list(row)[: list(row).index("status")]
+        found.append(_run(folder / row["path"], {name: str(row[name]) for name in names}))
+    return found
 
 
 def _run(folder: Path, columns: Mapping[str, str]) -> Run:
