@@ -19,11 +19,11 @@ from test_simulation import OPEN, config
 from calibrate.bridge.settings import PolicySettings
 from sim.__main__ import main as lorasim
 from sim.errors import UserError
-from sim.plan import PROG, main
-from sim.planner import Search
+from sim.plan.__main__ import PROG, main
+from sim.plan.planner import Search
+from sim.plan.targets import Target
 from sim.prices import Prices
 from sim.simulation import simulate
-from sim.targets import Target
 
 NEVER = 1000
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from sim.plan.targets import Target
+from sim.plan.trials import Trial
 from sim.prices import Prices
 from sim.results import POLICY_FILE
 from sim.tables import aligned, cell
-from sim.targets import Target
-from sim.trials import Trial
 
 
 def answer_of(

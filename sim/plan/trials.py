@@ -9,8 +9,8 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from sim.errors import DoesNotFit
-from sim.plan_grid import SearchConfig, Setting
-from sim.targets import Target
+from sim.plan.grid import SearchConfig, Setting
+from sim.plan.targets import Target
 
 
 @dataclass

@@ -14,14 +14,14 @@ from sim.cli import hydra_entry
 from sim.fields import as_mapping, build, plain_values
 from sim.files import write_atomically
 from sim.job import import_from_config_dirs
-from sim.plan_answer import answer_of, in_words
-from sim.plan_grid import SearchConfig, Setting, settings_of
-from sim.planner import Search
+from sim.plan.answer import answer_of, in_words
+from sim.plan.grid import SearchConfig, Setting, settings_of
+from sim.plan.planner import Search
+from sim.plan.targets import Target
+from sim.plan.trials import Trial, trial_row, try_all
 from sim.prices import Prices
 from sim.results import POLICY_FILE
 from sim.rows import write_csv
-from sim.targets import Target
-from sim.trials import Trial, trial_row, try_all
 
 PROG = "lorasim-plan"
 EXIT_NOT_MET = 1
