@@ -9,7 +9,7 @@ import simpy
 from policies.admission import AdmissionPolicy
 from policies.eviction import EngineTier, EvictionPolicy, Lru
 from policies.prefetch import NoPrefetch, PrefetchPolicy
-from sim import profile, vllms_own
+from sim import profile
 from sim.adapters import AdapterTiers
 from sim.bounds import NoTiers, bounded_config, bounded_costs, bounded_grid
 from sim.config import SLOTS, EnginesConfig
@@ -17,20 +17,21 @@ from sim.costs import CostModel
 from sim.cudagraph import CudaGraphs
 from sim.engine import Engine, Observer, Place
 from sim.errors import UserError
-from sim.expected import ExpectedCosts
 from sim.fast_scheduler import make_scheduler
 from sim.kv_blocks import KVBlockPool
 from sim.loader import Loader
 from sim.lora_grid import lora_grid
 from sim.memory import check_host_memory, num_gpu_blocks
 from sim.metrics import NS_PER_S
-from sim.policy_objects import policy
+from sim.policy import vllms_own
+from sim.policy.expected import ExpectedCosts
+from sim.policy.objects import policy
+from sim.policy.supervision import WatchedAdmission, WatchedEviction
+from sim.policy.view import NO_FUTURE, Future, LiveEngine
 from sim.prefix_cache import PrefixCachingBlockPool
 from sim.request import Request
 from sim.router import ReplicaState, replica_seed
-from sim.supervision import WatchedAdmission, WatchedEviction
 from sim.swap import OneProcess, ProcessCosts
-from sim.view import NO_FUTURE, Future, LiveEngine
 
 Observe = Callable[[Mapping[str, int]], Observer]
 """Returns who is told of an engine's doings, given the slots that are filled at the start."""

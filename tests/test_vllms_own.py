@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from policies.admission import FcfsSkip, Priority
 from policies.eviction import Lru
 from policies.prefetch import NoPrefetch
-from sim.bridged_policies import bridged_policies
 from sim.config import RunConfig, run_values
-from sim.vllms_own import CLASSES, LRU, NO_PREFETCH, VLLM_QUEUE, foreign_policies
+from sim.policy.bridged import bridged_policies
+from sim.policy.vllms_own import CLASSES, LRU, NO_PREFETCH, VLLM_QUEUE, foreign_policies
 
 ARC = {"_target_": "policies.eviction.Arc"}
 QUEUE_AWARE = {"_target_": "policies.eviction.QueueAware"}

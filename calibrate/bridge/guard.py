@@ -1,7 +1,7 @@
 """Policies that may fail: what they answer is checked, and vLLM's own rule takes over from one that fails.
 
-sim.supervision asks the same of answers, but a failure ends the run there, and it judges by its clock who
-starves. Here no request may be lost, and nobody knows how long is too long, unless the engine stands still.
+sim.policy.supervision asks the same of answers, but a failure ends the run there, and it judges by its clock
+who starves. Here no request may be lost, and who waits too long is known only where the engine stands still.
 """
 
 from collections.abc import Callable, Collection, Iterator

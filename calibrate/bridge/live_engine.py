@@ -9,7 +9,7 @@ from typing import Any
 from calibrate.bridge.live_request import LiveRequest
 from policies.view import Costs
 from sim.config import EngineConfig
-from sim.limits import Limits
+from sim.policy.limits import Limits
 
 
 class LiveEngine(Limits):

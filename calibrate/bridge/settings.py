@@ -14,8 +14,8 @@ import conf
 from policies.prefetch import NoPrefetch
 from sim.errors import UserError
 from sim.fields import plain_values
-from sim.policy_objects import policy
-from sim.vllms_own import LRU, VLLM_QUEUE
+from sim.policy.objects import policy
+from sim.policy.vllms_own import LRU, VLLM_QUEUE
 
 ENVIRONMENT_VARIABLE = "LORASIM_POLICY"
 

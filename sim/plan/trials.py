@@ -25,7 +25,7 @@ class Trial:
     message: str = ""
     serve_command: str = ""
     policies: Mapping[str, Any] | None = None
-    """For vLLM, where they are not its own (sim.bridged_policies)."""
+    """For vLLM, where they are not its own (sim.policy.bridged)."""
     warnings: list[str] = field(default_factory=list)
 
     @property

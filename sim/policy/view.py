@@ -10,7 +10,7 @@ from simpy import Environment
 from policies.view import Costs, RequestView
 from sim.adapters import AdapterTiers
 from sim.config import EngineConfig
-from sim.limits import Limits
+from sim.policy.limits import Limits
 from sim.scheduler import Scheduler
 
 

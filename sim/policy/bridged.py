@@ -3,7 +3,7 @@
 from typing import Any
 
 from sim.config import EnginesConfig
-from sim.vllms_own import foreign_policies
+from sim.policy.vllms_own import foreign_policies
 
 
 def bridged_policies(config: EnginesConfig) -> dict[str, Any] | None:
