@@ -6,8 +6,8 @@ from reports.lab_data import Case, Lab, Share
 from reports.lab_plots import signed_percent, write_metric
 from reports.numbers import NONE, duration, listed, number, percent, whole
 from reports.tables import Table
-from sim.objective import higher_is_better
-from sim.paired import PairedDifference
+from sim.sweep.objective import higher_is_better
+from sim.sweep.paired import PairedDifference
 
 HALF = 0.5
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from sim.errors import UserError
-from sim.objective import higher_is_better, metric
-from sim.paired import PairedDifference, paired_difference
 from sim.policy.vllms_own import foreign_policies
-from sim.runs import Run, load_runs
-from sim.settings import is_of_traffic, varying
+from sim.sweep.objective import higher_is_better, metric
+from sim.sweep.paired import PairedDifference, paired_difference
+from sim.sweep.runs import Run, load_runs
+from sim.sweep.settings import is_of_traffic, varying
 
 POLICY_GROUPS = ("admission", "eviction", "host_eviction", "prefetch", "routing")
 BOUND = "bound"

@@ -13,8 +13,8 @@ from reports import svg
 from reports.lab_data import Case, Lab
 from reports.numbers import duration, number, percent, whole
 from reports.svg import MARKERS, SERIES, Plot
-from sim.objective import higher_is_better
-from sim.paired import PairedDifference, paired_difference
+from sim.sweep.objective import higher_is_better
+from sim.sweep.paired import PairedDifference, paired_difference
 
 THROUGHPUT, LATENCY = "output_throughput", "p99_ttft_ms"
 _LOG_FROM = 3

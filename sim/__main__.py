@@ -14,7 +14,7 @@ from sim.cli import hydra_entry
 from sim.config import run_values
 from sim.fields import plain_values
 from sim.job import import_from_config_dirs, run_job
-from sim.objective import Objective
+from sim.sweep.objective import Objective
 from sim.tables import cell
 
 SHOWN_METRICS = (

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from sim import rows as sweep_rows
-from sim import simulation, sweep
+from sim import simulation
 from sim.__main__ import main
 from sim.config import EngineConfig, ModelConfig
 from sim.serve_command import vllm_serve_command
+from sim.sweep import callback as sweep
+from sim.sweep import rows as sweep_rows
 
 QUICK = ["profile=constant", "workload.duration_s=2", "workload.num_adapters=50", "engine.max_cpu_loras=64"]
 ONE_BY_ONE = "sweep.processes=1"

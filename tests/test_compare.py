@@ -14,12 +14,12 @@ from refusal import refused
 from scipy import stats
 
 from sim.compare import PROG, main
-from sim.comparison import compare_folders, compare_settings, without_repeated_bounds
 from sim.errors import UserError
-from sim.objective import higher_is_better
-from sim.paired import paired_difference
-from sim.runs import Run, load_runs
-from sim.settings import flat_settings, label
+from sim.sweep.comparison import compare_folders, compare_settings, without_repeated_bounds
+from sim.sweep.objective import higher_is_better
+from sim.sweep.paired import paired_difference
+from sim.sweep.runs import Run, load_runs
+from sim.sweep.settings import flat_settings, label
 
 FINITE = st.floats(-1e6, 1e6)
 

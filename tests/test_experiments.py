@@ -23,8 +23,8 @@ from sim.__main__ import main
 from sim.errors import UserError
 from sim.request import Request
 from sim.results import read_summary
-from sim.runs import load_runs
 from sim.simulation import run, simulate
+from sim.sweep.runs import load_runs
 
 GOLDEN = Path(__file__).parent / "golden"
 SCENARIOS = "separate,two_boxes,mixed_ranks,box_lost,box_lost_fallback"

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_simulation import ENGINES, config
 
-from sim import freshness
 from sim.__main__ import main
-from sim.rows import clear_rows, put_row, take_rows
 from sim.simulation import simulate
+from sim.sweep import freshness
+from sim.sweep.rows import clear_rows, put_row, take_rows
 
 QUICK = ["profile=constant", "workload.duration_s=2", "workload.num_adapters=50", "engine.max_cpu_loras=64"]
 

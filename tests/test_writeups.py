@@ -14,8 +14,8 @@ from calibrate.writeups.break_even import Point, break_even_s, in_words
 from calibrate.writeups.llmux import find_switches, per_pair
 from sim.__main__ import main
 from sim.results import write_failed
-from sim.rows import put_row
-from sim.runs import load_jobs
+from sim.sweep.rows import put_row
+from sim.sweep.runs import load_jobs
 
 SERIAL = ["hydra.sweep.dir=out", "sweep.processes=1"]
 

@@ -21,7 +21,7 @@ from sim.plan.targets import Target
 from sim.plan.trials import Trial, trial_row, try_all
 from sim.prices import Prices
 from sim.results import POLICY_FILE
-from sim.rows import write_csv
+from sim.sweep.rows import write_csv
 
 PROG = "lorasim-plan"
 EXIT_NOT_MET = 1

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from sim.cli import at_end
 from sim.errors import UserError
 from sim.fields import plain_values
-from sim.objective import Objective
-from sim.rows import SWEEP_FILE, JobRow, are_expected, clear_rows, take_rows, write_csv
-from sim.runs import load_runs
+from sim.sweep.objective import Objective
+from sim.sweep.rows import SWEEP_FILE, JobRow, are_expected, clear_rows, take_rows, write_csv
+from sim.sweep.runs import load_runs
 from sim.tables import aligned, cell
 
 TABLE_METRICS = ("output_throughput", "p99_ttft_ms", "median_tpot_ms", "adapter_loads", "adapter_activations")
@@ -181,7 +181,7 @@ def _report(follower: Follower, objective: Objective) -> None:
 def _compare(follower: Follower, objective: Objective) -> None:
     """Where there are several seeds, compare the settings with the first one, in words and as a file."""
     # Here and not above: every process of a job imports this module, and scipy takes longer than short runs.
-    from sim.comparison import METRICS, compare_settings, in_words, without_repeated_bounds  # noqa: PLC0415
+    from sim.sweep.comparison import METRICS, compare_settings, in_words, without_repeated_bounds  # noqa: PLC0415
 
     metrics = tuple(dict.fromkeys((objective.metric, *METRICS)))
     try:

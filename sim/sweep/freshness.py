@@ -8,7 +8,7 @@ from typing import Any
 from sim.errors import UserError
 from sim.results import SUMMARY_FILE, read_summary, to_json
 
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 def up_to_date(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sim.errors import UserError
-from sim.objective import higher_is_better, metric
-from sim.paired import PairedDifference, paired_difference
-from sim.runs import Run
-from sim.settings import is_of_traffic, label, varying
+from sim.sweep.objective import higher_is_better, metric
+from sim.sweep.paired import PairedDifference, paired_difference
+from sim.sweep.runs import Run
+from sim.sweep.settings import is_of_traffic, label, varying
 from sim.tables import aligned, cell
 
 METRICS = (

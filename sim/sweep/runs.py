@@ -8,8 +8,8 @@ from typing import Any
 
 from sim.errors import UserError
 from sim.results import SUMMARY_FILE, read_summary
-from sim.rows import SWEEP_FILE, take_rows
-from sim.settings import flat_settings
+from sim.sweep.rows import SWEEP_FILE, take_rows
+from sim.sweep.settings import flat_settings
 
 
 @dataclass(frozen=True)
