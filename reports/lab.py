@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
 from omegaconf import DictConfig
 
 from reports import lab_answer, limits
+from reports.html import html
 from reports.lab_data import Lab, load_lab, load_sensitivity
 from reports.lab_plots import heat_map, pareto_plots, sensitivity_plot
 from reports.svg import Plot, picture
@@ -15,7 +15,6 @@ from sim.cli import hydra_entry
 from sim.errors import UserError
 from sim.files import write_atomically
 
-_FOLDER = Path(__file__).resolve().parent
 _MAKE = "lorasim -m admission=fcfs_skip,... workload=uniform,zipf 'seed=range(10)' bound=null,throughput"
 
 
@@ -57,15 +56,8 @@ def render(
     timelines: Sequence[Plot],
 ) -> str:
     """Return the page as HTML that needs nothing else."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("lab.html.j2").render(
-        style=(_FOLDER / "style.css").read_text(encoding="utf-8"),
+    return html(
+        "lab.html.j2",
         objective=lab.objective,
         baseline=lab.baseline,
         headline=lab_answer.headline(lab),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from reports.lab_data import Case, Lab, Share
 from reports.lab_plots import signed_percent, write_metric
 from reports.numbers import NONE, duration, listed, number, percent, whole
-from reports.tables import Table
+from reports.table import Table
 from sim.sweep.objective import higher_is_better
 from sim.sweep.paired import PairedDifference
 

@@ -1,33 +1,23 @@
 """The page: what goes into the template, and the HTML that comes out."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 
 from reports import answer, evidence_plots, finding, limits, numbers, sweep_plots
 from reports.choose import RULE, Recommendation, recommend
 from reports.evidence import Check, Fit
+from reports.html import html
 from reports.load import Row, mapping
 from reports.tables import best_table, check_table, error_table, result_table, settings_table, swap_table
-
-_FOLDER = Path(__file__).resolve().parent
 
 
 def render(rows: Sequence[Row], fit: Fit | None, checks: Sequence[Check] | None) -> str:
     """Return the report on a sweep as one HTML page that needs nothing else."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     choice = recommend(rows)
-    return environment.get_template("template.html.j2").render(
-        style=(_FOLDER / "style.css").read_text(encoding="utf-8"),
+    return html(
+        "template.html.j2",
         numbers=numbers,
         **_answer(rows, choice),
         **_sweep(rows),

@@ -1,7 +1,6 @@
 """The tables of the page: heads and rows of finished cells."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from reports.answer import best_per_shape
@@ -17,19 +16,7 @@ from reports.evidence_plots import (
 )
 from reports.load import Row, mapping
 from reports.numbers import NONE, duration, exact, number, percent, signed, whole
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells of text; the first ``labels`` columns are words, the others numbers."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    labels: int = 1
-    classes: Mapping[tuple[int, int], str] = field(default_factory=dict)
-    """CSS classes by row and column."""
-    messages: Mapping[int, str] = field(default_factory=dict)
-    """What takes the place of a row's cells after the labels."""
+from reports.table import Table
 
 
 def best_table(rows: Sequence[Row], choice: Recommendation | None) -> Table:
