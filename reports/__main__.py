@@ -4,13 +4,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from reports.choose import Recommendation, recommend
-from reports.evidence import load_check, load_fit
-from reports.load import MAKE_SWEEP, Row, load_sweep
-from reports.page import render
 from reports.svg import picture
-from reports.sweep_plots import sweep_plots
-from reports.tables import best_table
+from reports.sweep.choose import Recommendation, recommend
+from reports.sweep.evidence import load_check, load_fit
+from reports.sweep.load import MAKE_SWEEP, Row, load_sweep
+from reports.sweep.page import render
+from reports.sweep.plots import sweep_plots
+from reports.sweep.tables import best_table
 from sim.cli import hydra_entry
 from sim.errors import UserError
 from sim.files import write_atomically

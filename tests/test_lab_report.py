@@ -15,11 +15,11 @@ from refusal import refused
 from test_reports import Page
 from test_simulation import OPEN, config
 
-from reports import lab as command
-from reports.lab_answer import headline, losses, sentences, winners_table
-from reports.lab_data import load_lab, load_sensitivity, share
-from reports.lab_plots import Point, front
-from reports.timeline import stays
+from reports.lab import __main__ as command
+from reports.lab.answer import headline, losses, sentences, winners_table
+from reports.lab.data import load_lab, load_sensitivity, share
+from reports.lab.plots import Point, front
+from reports.lab.timeline import stays
 from sim import results
 from sim.errors import UserError
 from sim.simulation import run

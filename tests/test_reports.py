@@ -13,11 +13,12 @@ import pytest
 from refusal import refused
 
 from reports import __main__ as command
-from reports import choose, finding, numbers
-from reports.evidence import ERRORS_FILE, PREDICTIONS_FILE, SWAPS_FILE, Check
-from reports.evidence_plots import grade
+from reports import numbers
 from reports.limits import NOT_MODELLED
-from reports.load import Row, load_sweep
+from reports.sweep import choose, finding
+from reports.sweep.evidence import ERRORS_FILE, PREDICTIONS_FILE, SWAPS_FILE, Check
+from reports.sweep.evidence_plots import grade
+from reports.sweep.load import Row, load_sweep
 from sim import results
 
 SECTIONS = [

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from reports.lab_data import Case, Lab, Share
-from reports.lab_plots import signed_percent, write_metric
+from reports.lab.data import Case, Lab, Share
+from reports.lab.plots import signed_percent, write_metric
 from reports.numbers import NONE, duration, listed, number, percent, whole
 from reports.table import Table
 from sim.sweep.objective import higher_is_better

@@ -7,10 +7,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from reports import svg
-from reports.choose import traffics
-from reports.load import Row
 from reports.numbers import number, percent, with_unit
 from reports.svg import MARKERS, SERIES, Plot
+from reports.sweep.choose import traffics
+from reports.sweep.load import Row
 
 SHARES = {
     "compute": svg.COMPUTE,

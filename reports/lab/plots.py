@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
 from reports import svg
-from reports.lab_data import Case, Lab
+from reports.lab.data import Case, Lab
 from reports.numbers import duration, number, percent, whole
 from reports.svg import MARKERS, SERIES, Plot
 from sim.sweep.objective import higher_is_better

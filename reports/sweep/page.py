@@ -5,12 +5,21 @@ from typing import Any
 
 import yaml
 
-from reports import answer, evidence_plots, finding, limits, numbers, sweep_plots
-from reports.choose import RULE, Recommendation, recommend
-from reports.evidence import Check, Fit
+from reports import limits, numbers
 from reports.html import html
-from reports.load import Row, mapping
-from reports.tables import best_table, check_table, error_table, result_table, settings_table, swap_table
+from reports.sweep import answer, evidence_plots, finding
+from reports.sweep import plots as sweep_plots
+from reports.sweep.choose import RULE, Recommendation, recommend
+from reports.sweep.evidence import Check, Fit
+from reports.sweep.load import Row, mapping
+from reports.sweep.tables import (
+    best_table,
+    check_table,
+    error_table,
+    result_table,
+    settings_table,
+    swap_table,
+)
 
 
 def render(rows: Sequence[Row], fit: Fit | None, checks: Sequence[Check] | None) -> str:

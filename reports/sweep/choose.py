@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from reports.load import Row
+from reports.sweep.load import Row
 
 TOLERANCE = 0.01
 RULE = (

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from reports.answer import best_per_shape
-from reports.choose import Recommendation, traffics
-from reports.evidence import Check, Error, Fit, Swap
-from reports.evidence_plots import (
+from reports.numbers import NONE, duration, exact, number, percent, signed, whole
+from reports.sweep.answer import best_per_shape
+from reports.sweep.choose import Recommendation, traffics
+from reports.sweep.evidence import Check, Error, Fit, Swap
+from reports.sweep.evidence_plots import (
     MEDIAN_TARGET_PCT,
     P90_TARGET_PCT,
     grade,
@@ -14,8 +15,7 @@ from reports.evidence_plots import (
     quantity_label,
     swap_label,
 )
-from reports.load import Row, mapping
-from reports.numbers import NONE, duration, exact, number, percent, signed, whole
+from reports.sweep.load import Row, mapping
 from reports.table import Table
 
 

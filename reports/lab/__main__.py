@@ -5,12 +5,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from reports import lab_answer, limits
+from reports import limits
 from reports.html import html
-from reports.lab_data import Lab, load_lab, load_sensitivity
-from reports.lab_plots import heat_map, pareto_plots, sensitivity_plot
+from reports.lab import answer
+from reports.lab.data import Lab, load_lab, load_sensitivity
+from reports.lab.plots import heat_map, pareto_plots, sensitivity_plot
+from reports.lab.timeline import timeline
 from reports.svg import Plot, picture
-from reports.timeline import timeline
 from sim.cli import hydra_entry
 from sim.errors import UserError
 from sim.files import write_atomically
@@ -44,7 +45,7 @@ def task(config: DictConfig) -> None:
     if config.pictures is not None:
         for plot in [*(plot for some in plots.values() for plot in some), *timelines]:
             write_atomically(Path(str(config.pictures)) / f"{plot.name}.svg", picture(plot))
-    print("\n".join(lab_answer.in_short(lab)))
+    print("\n".join(answer.in_short(lab)))
     print(f"\nReport: {out}")
 
 
@@ -60,13 +61,13 @@ def render(
         "lab.html.j2",
         objective=lab.objective,
         baseline=lab.baseline,
-        headline=lab_answer.headline(lab),
-        sentences=lab_answer.sentences(lab),
-        losses=lab_answer.losses(lab),
-        warnings=lab_answer.warnings(lab),
-        winners=lab_answer.winners_table(lab),
-        gap=lab_answer.gap_table(lab) if lab.bounds else None,
-        results=lab_answer.result_table(lab),
+        headline=answer.headline(lab),
+        sentences=answer.sentences(lab),
+        losses=answer.losses(lab),
+        warnings=answer.warnings(lab),
+        winners=answer.winners_table(lab),
+        gap=answer.gap_table(lab) if lab.bounds else None,
+        results=answer.result_table(lab),
         heat=heat,
         pareto=pareto,
         sensitivity=sensitivity,

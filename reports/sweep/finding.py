@@ -7,10 +7,10 @@ adapters on one GPU. What we have of it names neither GPU nor model nor rank: on
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from reports.answer import swap_share
-from reports.choose import Recommendation, p99_ttft, throughput, traffics
-from reports.load import Row, popularity
 from reports.numbers import duration, percent, whole
+from reports.sweep.answer import swap_share
+from reports.sweep.choose import Recommendation, p99_ttft, throughput, traffics
+from reports.sweep.load import Row, popularity
 
 UNIFORM_TOKENS_PER_S = 884.0
 SKEWED_TOKENS_PER_S = 2167.0

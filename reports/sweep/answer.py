@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reports.choose import Recommendation, best, traffics
-from reports.load import Row, mapping, popularity
 from reports.numbers import bare, duration, listed, percent, with_unit
+from reports.sweep.choose import Recommendation, best, traffics
+from reports.sweep.load import Row, mapping, popularity
 
 
 def headline(rows: Sequence[Row], choice: Recommendation | None) -> str:

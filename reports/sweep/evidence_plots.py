@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from reports import svg
-from reports.evidence import Check, Fit, Swap
 from reports.numbers import duration, number, signed
 from reports.svg import MARKERS, SERIES, Plot
+from reports.sweep.evidence import Check, Fit, Swap
 
 MEDIAN_TARGET_PCT = 5.0
 P90_TARGET_PCT = 15.0
