@@ -32,7 +32,7 @@ every step of its requests. Three things are easy to miss:
 * The order of a set depends on Python's hash seed. Where two keys are equal, let the least recent go.
 
 ``replay(Mru(), 32, references)`` drives a policy alone, with `belady` for the bound, and a test class
-that inherits `EvictionConformance` (tests/eviction_conformance.py) checks all of the above.
+that inherits `EvictionConformance` (tests/policies/eviction_conformance.py) checks all of the above.
 """
 
 from policies.eviction.arc import Arc
