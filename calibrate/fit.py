@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from calibrate.dataset import Measurements, read, reference
 from calibrate.forms import FORMS, Quantity
@@ -16,6 +16,7 @@ from calibrate.regression import Floats, design, fit, intervals, relative_errors
 from sim.cli import hydra_entry
 from sim.config import ModelConfig
 from sim.errors import UserError
+from sim.fields import plain_values
 from sim.files import write_atomically
 from sim.memory import slot_bytes
 from sim.terms import TERMS
@@ -306,7 +307,7 @@ HEADER = """# Made by `python -m calibrate.fit` from the files named under prove
 
 def task(cfg: DictConfig) -> None:
     """Fit, and write the profile and the fit's tables."""
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = plain_values(cfg)
     measurements = read(Path(config["measurements"]))
     refuse_incomplete(measurements, config["model"]["name"])
     fits = [fit_quantity(quantity, measurements.steps, config["seed"]) for quantity in FORMS]

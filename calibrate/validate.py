@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from calibrate.dataset import kinds, read_meta, read_table, reference
 from sim.cli import hydra_entry
 from sim.errors import UserError
+from sim.fields import plain_values
 from sim.files import write_atomically
 from sim.profile import SWAPS
 from sim.simulation import simulate
@@ -138,7 +139,7 @@ def compare(folder: Path, config: dict[str, Any]) -> pd.DataFrame:
 
 def task(cfg: DictConfig) -> None:
     """Compare every replay and write one table."""
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = plain_values(cfg)
     root = Path(config["replays"])
     folders = sorted(file.parent for file in root.glob("*/meta.json") if not file.parent.name.endswith(AGAIN))
     if not folders:

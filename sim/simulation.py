@@ -9,19 +9,20 @@ import simpy
 
 from policies.errors import PolicyError
 from sim import results
-from sim.bridged_policies import bridged_policies
 from sim.client import Client
 from sim.config import EngineConfig, RunConfig
 from sim.engine import Observer, Place, Turn
 from sim.errors import UserError
 from sim.fallback import Fallback
-from sim.future import WorkloadFuture
 from sim.gateway import Gateway
 from sim.ledger import Ledger
 from sim.logs import Logs
 from sim.metrics import NS_PER_S
+from sim.policy.bridged import bridged_policies
+from sim.policy.future import WorkloadFuture
+from sim.policy.objects import policy
 from sim.recorder import Recorder, StepLog
-from sim.replica import Replica, Shared, policy
+from sim.replica import Replica, Shared
 from sim.request import Request
 from sim.results import Result
 from sim.router import Router

@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import conf
 from policies.prefetch import NoPrefetch
 from sim.errors import UserError
+from sim.fields import plain_values
+from sim.policy.objects import policy
+from sim.policy.vllms_own import LRU, VLLM_QUEUE
 
 ENVIRONMENT_VARIABLE = "LORASIM_POLICY"
 
-VLLM_QUEUE = {"_target_": "policies.admission.vllm_queue", "scheduling_policy": "${engine.scheduling_policy}"}
-LRU = {"_target_": "policies.eviction.Lru"}
 NONE = "none"
 SWAPS = ("vllm", "one_piece")
 
@@ -111,12 +110,9 @@ class PolicySettings:
 
 
 def _make(section: Any, name: str, engine: Mapping[str, Any]) -> Any:
-    """Build the object that a section describes, as Hydra does for the simulator."""
-    if not isinstance(section, Mapping) or "_target_" not in section:
-        raise UserError(f"{name}: expected a mapping with _target_, got {section!r}")
+    """Build the object that a section describes, with what it refers to filled in, as in the simulator."""
     try:
-        resolved = OmegaConf.create({"engine": dict(engine), "section": dict(section)})
-        return instantiate(resolved.section)
-    except (InstantiationException, OmegaConfBaseException) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(f"{name}: {section['_target_']}: {reason}") from None
+        values = plain_values(OmegaConf.create({"engine": dict(engine), "section": section}))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{name}: {str(error).splitlines()[0]}") from None
+    return policy(values["section"], name)

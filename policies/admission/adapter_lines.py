@@ -159,11 +159,6 @@ class AdapterLines(ABC, Generic[R]):
         self._aside.clear()
         self._passed_over.clear()
 
-    def first(self, adapter: str | None) -> R | None:
-        """Return the first request of an adapter's line; None if nobody waits for it."""
-        line = self._line(adapter)
-        return line[0][2] if line else None
-
     def is_first(self, request: R) -> bool:
         """Whether `request` is the first of all, but for those that were passed over in this step."""
         head = self._head()
