@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 
 from calibrate.adapters import AdapterStore
+from calibrate.bridge.settings import VLLMS_SWAPS
 from calibrate.engine import VllmEngine
 from calibrate.measure import run_phases
 from calibrate.phases import Bench, reference, swap_reference, warm_up
 from calibrate.play import Replay, workload_of
 from calibrate.records import write_records
-
-VLLMS_SWAPS = "vllm"
 
 
 class EngineWorker:

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from calibrate.bridge.settings import VLLMS_SWAPS
 from calibrate.engine import require_vllm
 from calibrate.engine_process import EngineProcess
 from calibrate.play import workload_of
@@ -46,8 +47,11 @@ def _job(job: dict[str, Any], where: str, engines: list[str], config: dict[str, 
     model = Path(_named(config, "engines", engine, where)["model"]["name"]).name
     named = {"name": job["name"], "engine": engine}
     if "phases" in job:
-        folder = Path(config["measurements"]) / config["host"] / model / job["name"]
         policy = _named(config, "policies", job.get("policy", "vllm"), where)
+        folder = Path(config["measurements"]) / config["host"] / model
+        if (policy or {}).get("swaps", VLLMS_SWAPS) != VLLMS_SWAPS:
+            folder = folder / policy["swaps"]  # Not among what a profile of vLLM's own way is fitted to.
+        folder = folder / job["name"]
         measure = {"phases": _named(config, "phases", job["phases"], where), "policy": policy}
         return named | {"folder": str(folder), "measure": measure}
     play = {

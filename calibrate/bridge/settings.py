@@ -20,7 +20,8 @@ from sim.policy.vllms_own import LRU, VLLM_QUEUE
 ENVIRONMENT_VARIABLE = "LORASIM_POLICY"
 
 NONE = "none"
-SWAPS = ("vllm", "one_piece")
+VLLMS_SWAPS = "vllm"
+SWAPS = (VLLMS_SWAPS, "one_piece")
 
 
 @dataclass(frozen=True)

@@ -142,9 +142,11 @@ def test_each_way_of_bringing_adapters_in_has_a_reference_of_its_own(plan: Any, 
     fast = {"swaps": "one_piece"}
     assert worker.vllm.policies == [fast, fast, None, None, fast, fast]
     assert worker.vllm.max_cpu_loras == [32] * 6
-    meta = json.loads((tmp_path / "measurements/host/model/swaps/meta.json").read_text())
+    meta = json.loads((tmp_path / "measurements/host/model/one_piece/swaps/meta.json").read_text())
     assert meta["name"] == "swaps" and meta["settings"]["max_loras"] == 8
-    assert "load" in set(pd.read_parquet(tmp_path / "measurements/host/model/swaps/steps.parquet").phase)
+    assert "load" in set(
+        pd.read_parquet(tmp_path / "measurements/host/model/one_piece/swaps/steps.parquet").phase
+    )
 
 
 def test_a_failed_job_leaves_nothing_running(plan: Any) -> None:

@@ -306,7 +306,6 @@ def put(key: str, value: Any = None) -> Callable[[Path], None]:
     return change
 
 
-SAME = {"max_loras": 8, "max_lora_rank": 16}
 FIRST, LAST = RUNS[0], RUNS[2]
 # What is done to which file of the runs, and what the line must name.
 SPOILT: dict[str, tuple[str, Callable[[Path], Any], str]] = {
@@ -326,7 +325,11 @@ SPOILT: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         put("model.name", "Qwen"),
         f"run {LAST} is of Qwen, expected meta",
     ),
-    "a single value": ("*/meta.json", put("settings", SAME), "two values of max_loras or max_lora_rank"),
+    "no two engines that differ in one thing": (
+        f"{RUNS[1]}/meta.json",
+        lambda file: shutil.rmtree(file.parent),
+        "two values of max_loras or max_lora_rank",
+    ),
     "missing step columns": (
         f"{FIRST}/steps.parquet",
         drop_columns("mapping_s", "gpu_end_s"),
@@ -364,6 +367,52 @@ def test_spoilt_measurements(
     for file in sorted(copied.glob(files)):
         spoil(file)
     assert named in refused(monkeypatch, capsys, copied.parent, list(WORDS), main=main, prog="calibrate.fit")
+
+
+def only(folder: Path, run: str) -> None:
+    """Leave one engine run."""
+    for other in folder.iterdir():
+        if other.name != run:
+            shutil.rmtree(other)
+
+
+def test_of_one_engine_cells_are_held_out(copied: Path) -> None:
+    only(copied, LAST)
+    fit_in(copied.parent)
+    held = pd.read_csv(copied.parent / "tables" / "heldout.csv")
+    assert set(held.held_out) == {f"cells, part {number} of 5" for number in range(1, 6)}
+    assert held.median_abs_pct.max() < 5
+
+
+def test_without_memory_profiling_the_blocks_are_known(copied: Path) -> None:
+    for file in copied.glob("*/meta.json"):
+        meta = json.loads(file.read_text())
+        del meta["memory"]["available_kv_cache_bytes"]
+        file.write_text(json.dumps(meta | {"num_gpu_blocks": 1234}))
+    fit_in(copied.parent)
+    memory = yaml.safe_load((copied.parent / "profile.yaml").read_text())["memory"]
+    assert memory["num_gpu_blocks"] == 1234 and "gpu_memory_bytes" not in memory
+
+
+def test_swaps_can_be_measured_apart(copied: Path, fitted: Path) -> None:
+    apart = shutil.copytree(copied, copied.parent / "apart")
+    for file in apart.glob("*/swaps.parquet"):
+        swaps = pd.read_parquet(file)
+        swaps.duration_s = swaps.duration_s / 4
+        swaps.to_parquet(file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(copied.parent)
+        patch.setattr(sys, "argv", ["calibrate.fit", *WORDS, "swaps=apart"])
+        main()
+    ours, theirs = (
+        yaml.safe_load((folder / "profile.yaml").read_text()) for folder in (copied.parent, fitted)
+    )
+    assert ours["steps"] == theirs["steps"]
+    for kind in SWAPS:
+        for part in ("constant_ms", "rank_ms"):
+            assert ours["swaps"][kind][part] == pytest.approx(theirs["swaps"][kind][part] / 4, rel=1e-3)
+    assert ours["reference_ms"][16]["steps"] == theirs["reference_ms"][16]["steps"]
+    assert ours["reference_ms"][16]["load"] == pytest.approx(theirs["reference_ms"][16]["load"] / 4, rel=1e-3)
 
 
 def test_bad_words_of_the_fit(
