@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from sim.errors import UserError
-from sim.policy.vllms_own import foreign_policies
 from sim.sweep.objective import higher_is_better, metric
 from sim.sweep.paired import PairedDifference, paired_difference
 from sim.sweep.runs import Run, load_runs
@@ -265,5 +264,5 @@ def _baseline(policies: Sequence[str], wanted: str | None, cases: Mapping[tuple[
             raise UserError(f"baseline={wanted!r}: no such policy; accepted: {'; '.join(policies)}")
         return wanted
     one_run = {case.policy: next(iter(case.runs.values())) for case in cases.values()}
-    own = [policy for policy, run in one_run.items() if not foreign_policies(run.summary["config"])]
+    own = [policy for policy, run in one_run.items() if run.plain_vllm]
     return own[0] if own else policies[0]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import UserError
+from sim.policy.vllms_own import foreign_policies
 from sim.results import SUMMARY_FILE, read_summary
 from sim.sweep.rows import SWEEP_FILE, take_rows
 from sim.sweep.settings import flat_settings
@@ -26,6 +27,11 @@ class Run:
     def ok(self) -> bool:
         """Whether it has an answer."""
         return bool(self.summary["status"] == "ok")
+
+    @property
+    def plain_vllm(self) -> bool:
+        """Whether its policies are vLLM's own."""
+        return not foreign_policies(self.summary["config"])
 
 
 def load_runs(folder: Path) -> list[Run]:
