@@ -77,10 +77,12 @@ class TimedEnvironment(_Environment):
 def simulate(**changes: Any) -> Timing:
     """Simulate the reference work with `changes`."""
     with initialize_config_module("conf", version_base="1.3"):
-        config = OmegaConf.to_container(compose("config", overrides(**changes)), resolve=True)
+        config: Any = OmegaConf.to_container(compose("config", overrides(**changes)), resolve=True)
+    # What is about a sweep is no part of what is simulated.
+    del config["objective"], config["sweep"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simpy, "Environment", TimedEnvironment)
-        summary = simulation.simulate(config).summary  # type: ignore[arg-type]
+        summary = simulation.simulate(config).summary
     environment = TimedEnvironment.last
     counts = summary["counts"]["submitted"], summary["engine_steps"], summary["total_output_tokens"]
     return Timing(environment.loop_s, *counts, environment.num_events)
