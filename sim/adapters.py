@@ -63,21 +63,18 @@ class AdapterTiers:
         """
         events: list[AdapterEvent] = []
         order = self._application_order(adapters)
-        if self.slots.keys() >= set(order):
-            for policy in (self.host_policy, self.slots_policy):
-                for adapter in order:
-                    policy.on_access(adapter)
-            return events
+        slots, host_cache = self.slots, self.host_cache
+        use_host, use_slot = self.host_policy.on_access, self.slots_policy.on_access
         for adapter in order:
-            if adapter in self.host_cache:
-                self.host_policy.on_access(adapter)
+            if adapter in host_cache:
+                use_host(adapter)
             else:
                 self._load(adapter, adapters, events)
-            if adapter in self.slots:
-                self.slots_policy.on_access(adapter)
+            if adapter in slots:
+                use_slot(adapter)
             else:
                 self._activate(adapter, adapters, events)
-        if not self.slots.keys() >= set(order):
+        if events and not slots.keys() >= set(order):
             name = getattr(self.slots_policy, "name", type(self.slots_policy).__name__)
             raise PolicyError(
                 f"eviction policy {name}, or that of the host cache: gave up an adapter that was applied for "
@@ -116,12 +113,11 @@ class AdapterTiers:
         return number
 
     def _application_order(self, adapters: Collection[str]) -> list[str]:
-        numbers = self._numbers
         try:
-            in_set = {numbers[adapter] for adapter in adapters}
+            in_set = set(map(self._numbers.__getitem__, adapters))
         except KeyError:
-            in_set = {self.number(adapter) for adapter in adapters}
-        return [self._names[number] for number in in_set]
+            in_set = set(map(self.number, adapters))
+        return list(map(self._names.__getitem__, in_set))
 
     def _load(self, adapter: str, needed: Collection[str], events: list[AdapterEvent]) -> None:
         events.append(AdapterEvent("load", adapter))
@@ -139,11 +135,12 @@ class AdapterTiers:
             self._deactivate(victim, events)
 
     def _activate(self, adapter: str, needed: Collection[str], events: list[AdapterEvent]) -> None:
-        self.slots_policy.on_miss(adapter)
+        policy = self.slots_policy
+        policy.on_miss(adapter)
         if not self._free_slots:
-            self._deactivate(self.slots_policy.victim(needed), events)
-        slot = self.slots[adapter] = heappop(self._free_slots)
-        self.slots_policy.on_insert(adapter)
+            self._deactivate(policy.victim(needed), events)
+        self.slots[adapter] = slot = heappop(self._free_slots)
+        policy.on_insert(adapter)
         events.append(AdapterEvent("activate", adapter, slot))
 
     def _deactivate(self, adapter: str, events: list[AdapterEvent]) -> None:

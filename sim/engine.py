@@ -116,7 +116,7 @@ class Engine:
         self._no_work_ns = 0
         self._most_host_entries = len(tiers.host_cache)
         self._applied: list[str] = []
-        self._lora_mapping: tuple[list[str | None], list[tuple[str | None, int]]] = [], []
+        self._lora_mapping: tuple[list[tuple[str | None, int]], list[str | None]] = [], []
         if loader is not None:
             loader.on_ready, loader.on_change = self._take_all, self._interrupt
             loader.on_events = lambda events: self.observer.on_swaps(events, self._now_ns)
@@ -387,14 +387,18 @@ class Engine:
         requests with fewer tokens first. vllm/lora/model_manager.py writes it only when it differs from the
         last one.
         """
-        of_single_tokens, of_chunks = plan.group.token_adapters, list[tuple[str | None, int]]()
+        of_chunks, of_single_tokens = list[tuple[str | None, int]](), plan.group.token_adapters
         if plan.chunks:
             in_batch_order = sorted(plan.chunks.items(), key=itemgetter(1))
             of_chunks = [(request.adapter, num_tokens) for request, num_tokens in in_batch_order]
-            num_single = sum([num_tokens == 1 for _, num_tokens in of_chunks])
-            of_single_tokens = of_single_tokens + [adapter for adapter, _ in of_chunks[:num_single]]
-            del of_chunks[:num_single]
-        mapping = of_single_tokens, of_chunks
+            num_single = 0
+            while num_single < len(of_chunks) and of_chunks[num_single][1] == 1:
+                num_single += 1
+            if num_single:
+                of_single_tokens = of_single_tokens + [adapter for adapter, _ in of_chunks[:num_single]]
+                del of_chunks[:num_single]
+        # Chunks first: they are few, and most often tell two mappings apart.
+        mapping = of_chunks, of_single_tokens
         if mapping == self._lora_mapping:
             return adapters_ready_ns + cost.prepare_ns
         self._lora_mapping = mapping
