@@ -127,7 +127,7 @@ class Recorder:
         self.num_adapter_uses += len(record.plan.adapters)
         if record.events:
             self._count_events(record.events)
-            self.num_swap_steps += any([event.kind == "activate" for event in record.events])
+            self.num_swap_steps += any(event.kind == "activate" for event in record.events)
 
     def on_preempt(self, request: Request, now_ns: int) -> None:
         """Count a preemption."""
@@ -204,8 +204,7 @@ class Recorder:
 
     def _in_window_ns(self, begin_ns: int, end_ns: int) -> int:
         """How much of [begin_ns, end_ns) lies in the window."""
-        if begin_ns < self.start_ns:
-            begin_ns = self.start_ns
+        begin_ns = max(begin_ns, self.start_ns)
         if self.end_ns is not None and end_ns > self.end_ns:
             end_ns = self.end_ns
         return end_ns - begin_ns if end_ns > begin_ns else 0
