@@ -23,6 +23,7 @@ from sim.steps import GpuIdle, StepObserver, StepRecord
 
 SHORTEST_IDLE_NS = 1_000_000
 """A policy that holds back all that waits is asked again after so long at the earliest."""
+NUM_TOKENS = itemgetter(1)
 ENGINES_PRIORITY = 2
 """Engines come after everything else of an instant, arrivals in particular; the first replica first."""
 
@@ -345,19 +346,21 @@ class Engine:
         host_entries = len(self.tiers.host_cache)
         swaps = _Swaps(self._apply(plan.adapters, now_ns), start_ns)
         for kind, adapter, _ in swaps.events:
-            begin_ns = swaps.end_ns
-            if kind == "load":
+            begin_ns = max(swaps.end_ns, self._gpu_free_ns)
+            if kind == "activate":
+                duration_ns = self._activate_ns(adapter)
+                swaps.activate_ns += duration_ns
+                swaps.end_ns += duration_ns
+                if swaps.end_ns > begin_ns:
+                    swaps.idle_activate_ns += swaps.end_ns - begin_ns
+            elif kind == "load":
                 host_entries += 1
-                grows = host_entries > self._most_host_entries
-                if grows:
-                    self._most_host_entries = host_entries
-                end_ns = swaps.end_ns = begin_ns + self.costs.load_ns(grows, self._rank(adapter))
-                swaps.load_ns += end_ns - begin_ns
-                swaps.idle_load_ns += max(0, end_ns - max(begin_ns, self._gpu_free_ns))
-            elif kind == "activate":
-                end_ns = swaps.end_ns = begin_ns + self._activate_ns(adapter)
-                swaps.activate_ns += end_ns - begin_ns
-                swaps.idle_activate_ns += max(0, end_ns - max(begin_ns, self._gpu_free_ns))
+                duration_ns = self.costs.load_ns(host_entries > self._most_host_entries, self._rank(adapter))
+                self._most_host_entries = max(self._most_host_entries, host_entries)
+                swaps.load_ns += duration_ns
+                swaps.end_ns += duration_ns
+                if swaps.end_ns > begin_ns:
+                    swaps.idle_load_ns += swaps.end_ns - begin_ns
             elif kind == "evict_host":
                 host_entries -= 1
         return swaps
@@ -387,9 +390,10 @@ class Engine:
         requests with fewer tokens first. vllm/lora/model_manager.py writes it only when it differs from the
         last one.
         """
-        of_chunks, of_single_tokens = list[tuple[str | None, int]](), plan.group.token_adapters
+        of_chunks: list[tuple[str | None, int]] = []
+        of_single_tokens = plan.group.token_adapters
         if plan.chunks:
-            in_batch_order = sorted(plan.chunks.items(), key=itemgetter(1))
+            in_batch_order = sorted(plan.chunks.items(), key=NUM_TOKENS)
             of_chunks = [(request.adapter, num_tokens) for request, num_tokens in in_batch_order]
             num_single = 0
             while num_single < len(of_chunks) and of_chunks[num_single][1] == 1:

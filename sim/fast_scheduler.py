@@ -31,7 +31,7 @@ class FastScheduler(Scheduler):
         """Decide the next step."""
         if self._asynchronous:
             self._retire()
-        joined = self._join()
+        joined = self._join() if self._others else []
         if self._may_preempt():
             self.settle()
             plan = super().schedule()
@@ -161,14 +161,14 @@ class FastScheduler(Scheduler):
     def _take_tokens(self, plan: StepPlan) -> list[Request]:
         """The members whose last token this is come first in the order of `running`."""
         lockstep = self.lockstep
-        if self._asynchronous and any(r in lockstep.members for r in lockstep.ends.get(plan.tick, ())):
+        if self._asynchronous and not lockstep.members.keys().isdisjoint(lockstep.ends.get(plan.tick, ())):
             # A request that stops by itself is still in the step that is under way.
             self.settle()
         lockstep.known = plan.tick + 1
-        ending = lockstep.ends.pop(plan.tick, [])
+        ending: list[Request] = lockstep.ends.pop(plan.tick, [])
         for request in ending:
             self._end(request)
-        return ending + super()._take_tokens(plan)
+        return ending + super()._take_tokens(plan) if plan.sampled_chunks else ending
 
     def _end(self, request: Request) -> None:
         """The last token of a request is known."""

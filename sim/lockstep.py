@@ -112,11 +112,12 @@ class Lockstep:
 
     def blocks_needed(self, num_ticks: int = 1) -> int:
         """KV blocks that the members need in the next ticks together."""
+        size = self.kv.block_size
         if num_ticks == 1:
-            return self._residues[self.ticks % self.kv.block_size]
-        rounds, rest = divmod(num_ticks, self.kv.block_size)
-        first = self.ticks
-        of_rest = sum(self._residues[tick % self.kv.block_size] for tick in range(first, first + rest))
+            return self._residues[self.ticks % size]
+        rounds, rest = divmod(num_ticks, size)
+        first = self.ticks % size
+        of_rest = sum((self._residues * 2)[first : first + rest])
         return rounds * len(self.members) + of_rest
 
     def tick(self, num_ticks: int = 1) -> None:

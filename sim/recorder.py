@@ -126,8 +126,9 @@ class Recorder:
         self.num_steps += 1
         self.num_adapter_uses += len(record.plan.adapters)
         if record.events:
+            num_activations = self.adapter_events["activate"]
             self._count_events(record.events)
-            self.num_swap_steps += any(event.kind == "activate" for event in record.events)
+            self.num_swap_steps += self.adapter_events["activate"] > num_activations
 
     def on_preempt(self, request: Request, now_ns: int) -> None:
         """Count a preemption."""
