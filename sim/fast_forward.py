@@ -49,15 +49,15 @@ class DecodeRun:
 
     def gpu_ns(self, num_steps: int) -> int:
         """GPU time of the first `num_steps` further steps."""
-        return (self.carry_fs + self._gpu_fs(num_steps)) // FS_PER_NS
+        cost = self.under_way[-1].cost
+        growing_fs = cost.gpu_growth_fs * (num_steps * (num_steps + 1) // 2)
+        return (self.carry_fs + num_steps * cost.gpu_fs + growing_fs) // FS_PER_NS
 
     def carry_after_fs(self) -> int:
         """GPU time after the run that is not a whole ns."""
-        return (self.carry_fs + self._gpu_fs(self.num_steps)) % FS_PER_NS
-
-    def _gpu_fs(self, num_steps: int) -> int:
-        cost = self.last.cost
-        return num_steps * cost.gpu_fs + cost.gpu_growth_fs * (num_steps * (num_steps + 1) // 2)
+        cost, num_steps = self.last.cost, self.num_steps
+        growing_fs = cost.gpu_growth_fs * (num_steps * (num_steps + 1) // 2)
+        return (self.carry_fs + num_steps * cost.gpu_fs + growing_fs) % FS_PER_NS
 
     def turn_ns(self, number: int) -> int:
         """When turn `number` is, up to the one after the run."""
