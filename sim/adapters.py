@@ -1,6 +1,7 @@
 """Where adapters are: disk, host cache, GPU slots."""
 
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Collection, Sequence
 from hashlib import blake2b
 from heapq import heappop, heappush
 from typing import Literal, NamedTuple
@@ -64,17 +65,22 @@ class AdapterTiers:
         events: list[AdapterEvent] = []
         order = self._application_order(adapters)
         slots, host_cache = self.slots, self.host_cache
-        use_host, use_slot = self.host_policy.on_access, self.slots_policy.on_access
+        if slots.keys() >= set(order):
+            use_all(self.host_policy, order)
+            use_all(self.slots_policy, order)
+            return events
+        # An activation leaves the host cache alone, so that most often its turn can come first.
+        loaded = host_cache.issuperset(order)
+        if loaded:
+            use_all(self.host_policy, order)
         for adapter in order:
-            if adapter in host_cache:
-                use_host(adapter)
-            else:
-                self._load(adapter, adapters, events)
+            if not loaded:
+                self._bring_to_host(adapter, adapters, events)
             if adapter in slots:
-                use_slot(adapter)
+                self.slots_policy.on_access(adapter)
             else:
                 self._activate(adapter, adapters, events)
-        if events and not slots.keys() >= set(order):
+        if not slots.keys() >= set(order):
             name = getattr(self.slots_policy, "name", type(self.slots_policy).__name__)
             raise PolicyError(
                 f"eviction policy {name}, or that of the host cache: gave up an adapter that was applied for "
@@ -119,6 +125,12 @@ class AdapterTiers:
             in_set = set(map(self.number, adapters))
         return list(map(self._names.__getitem__, in_set))
 
+    def _bring_to_host(self, adapter: str, needed: Collection[str], events: list[AdapterEvent]) -> None:
+        if adapter in self.host_cache:
+            self.host_policy.on_access(adapter)
+        else:
+            self._load(adapter, needed, events)
+
     def _load(self, adapter: str, needed: Collection[str], events: list[AdapterEvent]) -> None:
         events.append(AdapterEvent("load", adapter))
         self.host_policy.on_miss(adapter)
@@ -148,3 +160,9 @@ class AdapterTiers:
         self.slots_policy.on_remove(adapter)
         heappush(self._free_slots, slot)
         events.append(AdapterEvent("evict_slot", adapter, slot))
+
+
+def use_all(policy: EvictionPolicy, adapters: Sequence[str]) -> None:
+    """Tell `policy` that the adapters, which are in its tier, are used, in this order."""
+    # A loop without steps of Python's: this happens for every adapter of every step.
+    deque(map(policy.on_access, adapters), maxlen=0)

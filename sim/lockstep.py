@@ -1,11 +1,15 @@
 """The requests that decode in lock-step: one token each in every step, and counted together."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple
 
 from sim.kv_blocks import KVBlockPool
 from sim.request import Request
+
+ADAPTER: Callable[[Request], str | None] = attrgetter("adapter")
 
 
 class Member(NamedTuple):
@@ -61,7 +65,7 @@ class Lockstep:
         """The members now; the same object until one joins or leaves."""
         if self._group is None:
             requests = list(self.members)
-            of_tokens = [request.adapter for request in requests]
+            of_tokens = list(map(ADAPTER, requests))
             adapters = dict.fromkeys(of_tokens)
             adapters.pop(None, None)
             num_lora_tokens = len(of_tokens) - of_tokens.count(None)
