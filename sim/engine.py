@@ -353,6 +353,8 @@ class Engine:
                 swaps.end_ns += duration_ns
                 if swaps.end_ns > begin_ns:
                     swaps.idle_activate_ns += swaps.end_ns - begin_ns
+            elif kind == "evict_slot":
+                continue
             elif kind == "load":
                 host_entries += 1
                 duration_ns = self.costs.load_ns(host_entries > self._most_host_entries, self._rank(adapter))
@@ -361,7 +363,7 @@ class Engine:
                 swaps.end_ns += duration_ns
                 if swaps.end_ns > begin_ns:
                     swaps.idle_load_ns += swaps.end_ns - begin_ns
-            elif kind == "evict_host":
+            else:
                 host_entries -= 1
         return swaps
 

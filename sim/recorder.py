@@ -150,12 +150,13 @@ class Recorder:
         if now_ns < start_ns:
             return
         self.num_output_tokens += len(plan.group.requests) + len(plan.sampled_chunks)
-        num_together = self._num_counted(plan.group.requests) - self._num_counted(plan.joined)
+        together, joined = plan.group.requests, plan.joined
+        num_together = self._num_counted(together) - (self._num_counted(joined) if joined else 0)
         if num_together:
             self.gaps.append(now_ns - before_ns, num_together)
         # Most of the others had their last token at the same instant too: the step before.
         counts: dict[int, int] = {}
-        for request in plan.joined + plan.sampled_chunks:
+        for request in joined + plan.sampled_chunks:
             token_ns = request.last_token_ns
             if token_ns is not None and request.arrival_ns >= start_ns:
                 counts[token_ns] = counts.get(token_ns, 0) + 1

@@ -244,8 +244,18 @@ class Scheduler:
     def _update_after_schedule(self, plan: StepPlan) -> None:
         """Count the scheduled tokens as computed, so that the next step can be planned; sum up the shape."""
         group = plan.group
-        num_prefill_reqs = num_prefill_tokens = attention_work = kv_tokens = max_query_len = 0
-        num_lora_tokens = group.num_lora_tokens
+        plan.num_reqs = plan.num_tokens = len(group.requests)
+        plan.max_query_len = min(plan.num_reqs, 1)
+        plan.num_lora_tokens = group.num_lora_tokens
+        if plan.chunks:
+            self._count_chunks(plan)
+            if self._asynchronous:
+                for request in plan.sampled_chunks:
+                    request.num_output_placeholders += 1
+
+    def _count_chunks(self, plan: StepPlan) -> None:
+        """Count the tokens of `chunks` as computed, and add them to the shape."""
+        num_prefill_reqs = num_prefill_tokens = num_lora_tokens = longest = 0
         for request, num_new_tokens in plan.chunks.items():
             context = request.num_computed_tokens
             request.num_computed_tokens = after = context + num_new_tokens
@@ -254,21 +264,18 @@ class Scheduler:
             if num_new_tokens > 1 or context < request.num_prompt_tokens:
                 num_prefill_reqs += 1
                 num_prefill_tokens += num_new_tokens
-                attention_work += num_new_tokens * context + num_new_tokens * num_new_tokens // 2
-                max_query_len = max(max_query_len, num_new_tokens)
+                plan.attention_work += num_new_tokens * context + num_new_tokens * num_new_tokens // 2
+                longest = max(longest, num_new_tokens)
             else:
-                kv_tokens += after
+                plan.kv_tokens += after
             if request.adapter is not None:
                 num_lora_tokens += num_new_tokens
-        plan.num_reqs = len(group.requests) + len(plan.chunks)
-        num_decodes = plan.num_reqs - num_prefill_reqs
+        num_decodes = plan.num_reqs + len(plan.chunks) - num_prefill_reqs
+        plan.num_reqs = num_decodes + num_prefill_reqs
+        plan.num_tokens = num_decodes + num_prefill_tokens
         plan.num_prefill_reqs, plan.num_prefill_tokens = num_prefill_reqs, num_prefill_tokens
-        plan.num_tokens = num_prefill_tokens + num_decodes
-        plan.max_query_len = max(max_query_len, 1) if num_decodes else max_query_len
-        plan.attention_work, plan.kv_tokens, plan.num_lora_tokens = attention_work, kv_tokens, num_lora_tokens
-        if self._asynchronous:
-            for request in plan.sampled_chunks:
-                request.num_output_placeholders += 1
+        plan.max_query_len = max(longest, min(num_decodes, 1))
+        plan.num_lora_tokens += num_lora_tokens
 
     def update_from_output(self, plan: StepPlan, now_ns: int = 0) -> list[Request]:
         """Take over the results of the oldest step, known at `now_ns`; returns the requests that finish."""

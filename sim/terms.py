@@ -113,6 +113,13 @@ def sums(of_terms: Sequence[Mapping[str, int]]) -> Callable[[Any], tuple[int, ..
     return _function(f"({', '.join(expressions)},)", terms)
 
 
+def within(ranges: Mapping[str, tuple[float, float]]) -> Callable[[Any], bool]:
+    """Return the function that says whether all these counts of a step are in their ranges, ends included."""
+    return _function(
+        " and ".join(f"{low!r} <= {name} <= {high!r}" for name, (low, high) in ranges.items()) or "True", {}
+    )
+
+
 def _function(result: str, parts: Mapping[str, str]) -> Callable[[Any], Any]:
     """Return the function of a step that evaluates `result` from named `parts`, each count read once."""
     expressions = [*parts.values(), result]
