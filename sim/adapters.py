@@ -65,7 +65,7 @@ class AdapterTiers:
         events: list[AdapterEvent] = []
         order = self._application_order(adapters)
         slots, host_cache = self.slots, self.host_cache
-        if slots.keys() >= set(order):
+        if all(map(slots.__contains__, order)):
             use_all(self.host_policy, order)
             use_all(self.slots_policy, order)
             return events
@@ -80,7 +80,7 @@ class AdapterTiers:
                 self.slots_policy.on_access(adapter)
             else:
                 self._activate(adapter, adapters, events)
-        if not slots.keys() >= set(order):
+        if not all(map(slots.__contains__, order)):
             name = getattr(self.slots_policy, "name", type(self.slots_policy).__name__)
             raise PolicyError(
                 f"eviction policy {name}, or that of the host cache: gave up an adapter that was applied for "
