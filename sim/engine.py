@@ -173,14 +173,14 @@ class Engine:
         alarm = self._alarm = Event(self.env)
         alarm._ok, alarm._value, alarm.callbacks = True, None, [self._wake]
         self._then = then
-        self.env.schedule(alarm, self._priority, time_ns - self._now_ns)
+        self.env.schedule(alarm, self._priority, time_ns - int(self.env.now))
 
     def _wake(self, alarm: Event) -> None:
         """Go on, unless something else has been decided since."""
         if alarm is self._alarm:
             turn = self.place.turn
             turn.rank = self.place.rank
-            self._then(self._now_ns)
+            self._then(int(self.env.now))
             turn.rank = -1
 
     def _interrupt(self) -> None:

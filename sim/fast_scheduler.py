@@ -131,8 +131,8 @@ class FastScheduler(Scheduler):
         """Let those go whose last token is known to be under way; they keep their place."""
         lockstep = self.lockstep
         for request in lockstep.ends.get(lockstep.ticks - 1, ()):
-            limit = min(request.num_prompt_tokens + request.max_tokens, self.config.max_model_len)
-            if self._final(request) == limit:
+            limit = request.num_prompt_tokens + request.max_tokens
+            if request.final_num_tokens == limit or self._final(request) == self.config.max_model_len:
                 lockstep.leave(request)
 
     def _join(self) -> list[Request]:

@@ -197,8 +197,12 @@ class Recorder:
         start_ns, end_ns, free_ns = record.gpu_start_ns, record.gpu_end_ns, self._gpu_free_ns
         self._gpu_free_ns = end_ns
         time, idle, waited_ns = self.gpu_time, record.gpu_idle, start_ns - free_ns
-        time.compute += self._in_window_ns(start_ns, end_ns)
-        part_ns = self._in_window_ns(free_ns, start_ns)
+        part_ns = waited_ns
+        if free_ns < self.start_ns or (self.end_ns is not None and end_ns > self.end_ns):
+            part_ns = self._in_window_ns(free_ns, start_ns)
+            time.compute += self._in_window_ns(start_ns, end_ns)
+        else:
+            time.compute += end_ns - start_ns
         if part_ns:
             time.loading += idle.loading_ns * part_ns // waited_ns
             time.activation += idle.activation_ns * part_ns // waited_ns
