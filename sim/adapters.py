@@ -147,11 +147,11 @@ class AdapterTiers:
             self._deactivate(victim, events)
 
     def _activate(self, adapter: str, needed: Collection[str], events: list[AdapterEvent]) -> None:
-        policy = self.slots_policy
+        policy, free_slots = self.slots_policy, self._free_slots
         policy.on_miss(adapter)
-        if not self._free_slots:
+        if not free_slots:
             self._deactivate(policy.victim(needed), events)
-        self.slots[adapter] = slot = heappop(self._free_slots)
+        self.slots[adapter] = slot = heappop(free_slots)
         policy.on_insert(adapter)
         events.append(AdapterEvent("activate", adapter, slot))
 

@@ -353,17 +353,14 @@ class Engine:
                 swaps.end_ns += duration_ns
                 if swaps.end_ns > begin_ns:
                     swaps.idle_activate_ns += swaps.end_ns - begin_ns
-            elif kind == "evict_slot":
-                continue
             elif kind == "load":
                 host_entries += 1
-                duration_ns = self.costs.load_ns(host_entries > self._most_host_entries, self._rank(adapter))
-                self._most_host_entries = max(self._most_host_entries, host_entries)
+                duration_ns = self._load_ns(adapter, host_entries)
                 swaps.load_ns += duration_ns
                 swaps.end_ns += duration_ns
                 if swaps.end_ns > begin_ns:
                     swaps.idle_load_ns += swaps.end_ns - begin_ns
-            else:
+            elif kind == "evict_host":
                 host_entries -= 1
         return swaps
 
@@ -376,14 +373,18 @@ class Engine:
         self._applied = in_order
         return self.tiers.apply(in_order)
 
+    def _load_ns(self, adapter: str, host_entries: int) -> int:
+        """Draw the time of a load after which the host cache has so many entries."""
+        grows = host_entries > self._most_host_entries
+        if grows:
+            self._most_host_entries = host_entries
+        return self.costs.load_ns(grows, self.ranks.get(adapter, self.config.max_lora_rank))
+
     def _activate_ns(self, adapter: str) -> int:
-        duration_ns = self.costs.activate_ns(self._rank(adapter))
+        duration_ns = self.costs.activate_ns(self.ranks.get(adapter, self.config.max_lora_rank))
         if self.loader is not None and self.loader.is_busy:
             return round(duration_ns * self.loader.config.host_factor)
         return duration_ns
-
-    def _rank(self, adapter: str) -> int:
-        return self.ranks.get(adapter, self.config.max_lora_rank)
 
     def _inputs_ready_ns(self, plan: StepPlan, adapters_ready_ns: int, cost: StepCost) -> int:
         """When the first launch begins, which waits for the GPU where the LoRA mapping has changed.

@@ -172,17 +172,14 @@ class _Swap:
 
     def mean_ns(self, rank: int) -> int:
         """The mean, with the spread's own."""
-        return round(self._of_rank_ns(rank) * self._mean_factor)
+        return round(self._unit_ns * (self._constant_ms + self._rank_ms * rank) * self._mean_factor)
 
     def draw_ns(self, rank: int) -> int:
         """One of them."""
         if not self._factors:
             levels = np.linspace(0, 1, len(self._spread))
             self._factors = np.interp(self._rng.random(DRAWS), levels, self._spread).tolist()
-        return round(self._of_rank_ns(rank) * self._factors.pop())
-
-    def _of_rank_ns(self, rank: int) -> float:
-        return self._unit_ns * (self._constant_ms + self._rank_ms * rank)
+        return round(self._unit_ns * (self._constant_ms + self._rank_ms * rank) * self._factors.pop())
 
 
 def _constant(settings: Mapping[str, Any]) -> ConstantCosts:
