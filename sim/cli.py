@@ -144,7 +144,7 @@ def _import_neighbours() -> None:
 
 @contextmanager
 def _composing_once() -> Iterator[None]:
-    """Spare Hydra one of two compositions, which is what a short run takes most of its time for.
+    """Spare Hydra one of two compositions, each a good part of the time that a short run takes.
 
     Before a job it composes the whole configuration only to see whether that sets ``hydra.mode``
     (`Hydra.get_mode`). Here experiments alone do, and what a user adds might: a setting of Hydra's, a folder.
