@@ -9,7 +9,7 @@ import pytest
 from sim.config import EngineConfig
 from sim.kv_blocks import KVBlockPool
 from sim.request import Request
-from sim.scheduler import AsyncScheduler, Scheduler, StepPlan
+from sim.scheduler import Scheduler, StepPlan
 from tests.policies.admission_conformance import make_policy
 from tests.policies.engine_double import MS, EngineDouble
 from tests.policies.test_admission_conformance import TESTED
@@ -29,7 +29,7 @@ class SchedulerView(EngineDouble):
 class Run:
     """Steps of equal length, and requests that arrive in between."""
 
-    def __init__(self, name: str, scheduler_class: type[Scheduler], seed: int) -> None:
+    def __init__(self, name: str, asynchronous: bool, seed: int) -> None:
         self.rng = random.Random(seed)
         self.view = SchedulerView(max_num_seqs=6, max_num_batched_tokens=24)
         self.policy = make_policy(name)
@@ -40,9 +40,9 @@ class Run:
             max_num_batched_tokens=24,
             max_model_len=64,
             block_size=4,
-            async_scheduling=scheduler_class is AsyncScheduler,
+            async_scheduling=asynchronous,
         )
-        self.scheduler = scheduler_class(config, KVBlockPool(18, 4), self.policy)
+        self.scheduler = Scheduler(config, KVBlockPool(18, 4), self.policy)
         self.view.running = self.scheduler.running  # type: ignore[assignment]
         self.under_way: deque[StepPlan] = deque()
         self.num_loras = 0
@@ -60,7 +60,7 @@ class Run:
     def play(self, requests: list[Request]) -> None:
         """Until all have finished."""
         arriving, scheduler = deque(requests), self.scheduler
-        lag = 1 if isinstance(scheduler, AsyncScheduler) else 0
+        lag = int(scheduler.config.async_scheduling)
         for _ in range(100 * len(requests)):
             while arriving and arriving[0].arrival_ns <= self.view.now_ns:
                 request = arriving.popleft()
@@ -88,12 +88,12 @@ class Run:
             request.finish_ns = self.view.now_ns
 
 
-@pytest.mark.parametrize("scheduler_class", [Scheduler, AsyncScheduler])
+@pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("name", sorted(TESTED))
-def test_nothing_is_lost_and_nobody_starves(name: str, scheduler_class: type[Scheduler]) -> None:
+def test_nothing_is_lost_and_nobody_starves(name: str, asynchronous: bool) -> None:
     num_preemptions = 0
     for seed in range(6):
-        run = Run(name, scheduler_class, seed)
+        run = Run(name, asynchronous, seed)
         requests = run.requests(60)
         run.play(requests)
         assert [request.num_output_tokens for request in requests] == [

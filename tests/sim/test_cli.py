@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from hydra._internal.hydra import Hydra
 
+import conf as conf_room
 from sim import simulation
 from sim.__main__ import main
 from sim.config import EngineConfig, ModelConfig
@@ -240,3 +243,44 @@ def test_serve_command_has_what_is_off_default() -> None:
         " --scheduling-policy priority --no-enable-prefix-caching"
         " --no-async-scheduling --no-scheduler-reserve-full-isl --specialize-active-lora --enforce-eager"
     )
+
+
+def test_experiments_alone_set_hydras_mode() -> None:
+    """`sim.cli` asks for the mode only where one of them may be chosen."""
+    conf = Path(conf_room.__file__).parent
+    settings = {path: yaml.safe_load(path.read_text()) or {} for path in conf.rglob("*.yaml")}
+    with_mode = [path for path, values in settings.items() if "mode" in values.get("hydra", {})]
+    assert {path.parent.name for path in with_mode} == {"experiment"}
+
+
+@pytest.mark.parametrize(
+    ("words", "times"),
+    [
+        ([], 1),
+        (["hydra.run.dir=out", "workload=bursty"], 1),
+        (["hydra.mode=RUN"], 2),
+        (["--config-dir", "."], 2),
+    ],
+)
+def test_one_run_composes_its_configuration_once_unless_it_may_set_the_mode(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: list[str], times: int
+) -> None:
+    composed = []
+    compose = Hydra.compose_config
+
+    def counted(self: Hydra, *args: Any, **more: Any) -> Any:
+        composed.append(args)
+        return compose(self, *args, **more)
+
+    monkeypatch.setattr(Hydra, "compose_config", counted)
+    lorasim(monkeypatch, tmp_path, *QUICK, *words)
+    assert len(composed) == times
+
+
+def test_a_folder_of_the_users_may_set_the_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "study").mkdir(parents=True)
+    (tmp_path / "mine" / "study" / "seeds.yaml").write_text(
+        "# @package _global_\nhydra: {mode: MULTIRUN, sweep: {dir: out}}\n"
+    )
+    lorasim(monkeypatch, tmp_path, "--config-dir", "mine", "+study=seeds", *QUICK, ONE_BY_ONE, "seed=0,1")
+    assert len(read_csv(tmp_path / "out" / "sweep.csv")) == 2

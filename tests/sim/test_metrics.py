@@ -68,7 +68,9 @@ def test_nothing_observed_is_null() -> None:
 
 
 def tokens_at(recorder: Recorder, now_ms: int, *requests: Request) -> None:
-    recorder.on_tokens(StepPlan(sampled_chunks=list(requests)), now_ms * MS)
+    plan = StepPlan()
+    plan.sampled_chunks += requests
+    recorder.on_tokens(plan, now_ms * MS)
     for sampled in requests:
         sampled.last_token_ns = now_ms * MS
 

@@ -1,15 +1,19 @@
 """Whole runs: by hand on small cases, and properties that hold for all."""
 
+import gc
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policies.errors import PolicyError
 from sim.errors import DoesNotFit, UserError
-from sim.simulation import run, simulate
+from sim.simulation import COLLECT_EVERY, run, simulate
 
 MODEL: dict[str, Any] = {
     "name": "tiny",
@@ -225,6 +229,24 @@ def test_a_bad_policy_is_named(policy: Config, message: str) -> None:
     with pytest.raises(UserError, match=rf"^admission: .*{message}") as raised:
         simulate(config(OPEN, admission=policy))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_garbage_is_collected_less_often_during_a_run_alone(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    seen, before = [], gc.get_threshold()
+
+    def run_(self: simpy.Environment, until: Any = None) -> None:
+        seen.append(gc.get_threshold()[0])
+        if fails:
+            raise PolicyError("a policy")
+
+    monkeypatch.setattr(simpy.Environment, "run", run_)
+    with pytest.raises(UserError, match="a policy") if fails else nullcontext():
+        simulate(config(OPEN))
+    assert seen == [COLLECT_EVERY]
+    assert gc.get_threshold() == before
 
 
 def test_a_run_until_all_are_done_has_the_same_arrivals_and_answers_all() -> None:
