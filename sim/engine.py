@@ -120,7 +120,7 @@ class Engine:
         self._lora_mapping: tuple[list[tuple[str | None, int]], list[str | None]] = [], []
         if loader is not None:
             loader.on_ready, loader.on_change = self._take_all, self._interrupt
-            loader.on_events = lambda events: self.observer.on_swaps(events, self._now_ns)
+            loader.on_events = self._on_loader_events
         self._sleep_until(self._now_ns, self._schedule_and_launch)
 
     def submit(self, request: Request) -> None:
@@ -372,6 +372,11 @@ class Engine:
             return []
         self._applied = in_order
         return self.tiers.apply(in_order)
+
+    def _on_loader_events(self, events: list[AdapterEvent]) -> None:
+        """What the loader evicts may be what the last step had, which is then no longer there."""
+        self._applied = []
+        self.observer.on_swaps(events, self._now_ns)
 
     def _load_ns(self, adapter: str, host_entries: int) -> int:
         """Draw the time of a load after which the host cache has so many entries."""

@@ -104,7 +104,7 @@ class Replica:
     def _admission(self, kv: KVBlockPool) -> AdmissionPolicy[Request]:
         config = self._config
         admission: AdmissionPolicy[Request] = policy(config.admission, "admission")
-        if not isinstance(admission, vllms_own.CLASSES):
+        if type(admission) not in vllms_own.CLASSES:
             admission = WatchedAdmission(admission, round(config.starvation_s * NS_PER_S))
         if config.swap.mechanism != SLOTS:
             served = next(iter(config.engine.warm_slots), None)
@@ -115,7 +115,7 @@ class Replica:
         config, engine = self._config, self._config.engine
         slots_policy = self._eviction(config.eviction, "eviction")
         host_policy = self._eviction(config.host_eviction or config.eviction, "host_eviction")
-        if with_loader and isinstance(host_policy, Lru):
+        if with_loader and type(host_policy) is Lru:
             # A step cannot bring back what the loader evicts under it.
             host_policy = Lru(protect_batch=True)
         tiers_class = NoTiers if config.bound == "throughput" else AdapterTiers
@@ -124,7 +124,7 @@ class Replica:
 
     def _eviction(self, settings: Mapping[str, Any], group: str) -> EvictionPolicy:
         eviction: EvictionPolicy = policy(settings, group)
-        return eviction if isinstance(eviction, vllms_own.CLASSES) else WatchedEviction(eviction, group)
+        return eviction if type(eviction) in vllms_own.CLASSES else WatchedEviction(eviction, group)
 
     def _prefetch(self) -> PrefetchPolicy | None:
         """Return what the loader asks, if there is something to prefetch and it takes time."""

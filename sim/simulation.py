@@ -61,8 +61,9 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
     records = [Records(config, client.on_finished) for _ in range(config.replicas)]
     replicas = [Replica(shared, Place(number, turn), record.observe) for number, record in enumerate(records)]
     gateway = _gateway(env, config, client, replicas)
+    client.on_done = lambda: _stop_loaders(replicas)
     client.start(gateway)
-    end_ns = _play(env, config, client, arriving, replicas)
+    end_ns = _play(env, config, client, replicas)
     _settle(replicas, gateway)
     policies = bridged_policies(config)
     summary = {
@@ -154,11 +155,17 @@ def _rarely_collecting_garbage() -> Iterator[None]:
         gc.set_threshold(first, *others)
 
 
+def _stop_loaders(replicas: Sequence[Replica]) -> None:
+    """A loader that nobody waits for any more would bring adapters in, and drop them, for ever."""
+    for replica in replicas:
+        if replica.engine.loader is not None:
+            replica.engine.loader.stop()
+
+
 def _play(
     env: simpy.Environment,
     config: RunConfig,
     client: Client,
-    arriving: Traffic,
     replicas: Sequence[Replica],
 ) -> int:
     """Let the run happen and return its end in ns: ``duration_s``, or earlier when all is done."""
@@ -169,9 +176,8 @@ def _play(
     except PolicyError as error:
         steps = ", ".join(str(replica.engine.num_steps) for replica in replicas)
         raise UserError(f"{error} (step {steps}, {env.now / NS_PER_S:.6f} s)") from error
-    all_done = len(client.ledger.requests) == arriving.num_requests and client.num_in_flight == 0
     end_ns = duration_ns
-    if end_ns is None or all_done:
+    if end_ns is None or client.is_done:
         ends = (request.finish_ns or request.abort_ns or 0 for request in client.ledger.requests)
         end_ns = max(ends, default=0)
     if end_ns < config.warmup_s * NS_PER_S:

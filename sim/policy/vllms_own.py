@@ -10,7 +10,7 @@ QUEUES = {"fcfs": FcfsSkip, "priority": Priority}
 """The waiting queue by ``scheduling_policy``."""
 
 CLASSES = (*QUEUES.values(), Lru)
-"""Policies that are held against vLLM itself (tests/conformance)."""
+"""Policies that are held against vLLM itself (tests/conformance); what is derived from them is not."""
 
 VLLM_QUEUE: Mapping[str, Any] = {
     "_target_": "policies.admission.vllm_queue",

@@ -1,5 +1,6 @@
 """Every policy in whole runs: nothing is lost, fast forward changes nothing, and who misbehaves is named."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 import conf
+from policies.prefetch import QueuePrefetch
 from sim.errors import UserError
 from sim.simulation import run, simulate
 
@@ -123,6 +125,69 @@ def test_prefetch(name: str, workload: Config, engine: Config, eviction: str) ->
     )
 
 
+@pytest.mark.parametrize("eviction", ["lfu", "chameleon"])
+def test_a_loader_does_not_outlast_the_requests(eviction: str) -> None:
+    """With as many slots as entries, the most popular adapters push each other out for ever."""
+    workload = BUSY | {"num_requests": 30, "popularity": {"kind": "uniform"}}
+    policies = {"prefetch": PREFETCH["popular"], "eviction": EVICTION[eviction]}
+    summary = simulate(config(workload, SMALL | {"max_cpu_loras": 4}, **policies)).summary
+    assert summary["counts"]["completed"] == 30
+
+
+def test_a_policy_derived_from_lru_keeps_the_host_cache_beside_a_loader_too() -> None:
+    """Only vLLM's own LRU is replaced by one that spares what a step needs."""
+    workload = BUSY | {"request_rate": 3.0, "num_requests": 150, "num_adapters": 40}
+    loads = {
+        str(host): simulate(
+            config(
+                workload,
+                SMALL,
+                prefetch=PREFETCH["queue"],
+                eviction=EVICTION["belady"],
+                host_eviction=EVICTION[host] if host else {},
+            )
+        ).summary["adapter_loads"]
+        for host in (None, "belady", "lru")
+    }
+    assert loads["None"] == loads["belady"] != loads["lru"]
+
+
+def test_an_adapter_that_the_loader_took_away_is_activated_again(tmp_path: Path) -> None:
+    """`a` is asked for twice; between, it leaves the host cache, and no step has another adapter."""
+    path = tmp_path / "trace.jsonl"
+    lines = [
+        {"timestamp": 5000 * number, "request_id": str(number), "adapter": name} | LENGTHS
+        for number, name in enumerate("aa")
+    ]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    wanted = {"_target_": f"{__name__}.WantsAnother"}
+    workload = {
+        "mode": "open",
+        "path": str(path),
+        "popularity": None,
+        "input_length": None,
+        "output_length": None,
+    }
+    summary = simulate(
+        config(workload, SMALL | {"max_loras": 1, "max_cpu_loras": 1}, prefetch=wanted)
+    ).summary
+    assert summary["counts"]["completed"] == summary["adapter_activations"] == 2
+
+
+class WantsAnother(QueuePrefetch):
+    """What waits, and then `b`, for which it looks once a second."""
+
+    def bind(self, engine: Any) -> None:
+        super().bind(engine)
+        self.engine = engine
+
+    def wanted(self) -> list[str]:
+        return [*super().wanted(), "b"]
+
+    def next_change_ns(self) -> int:
+        return int(self.engine.now_ns) + 10**9
+
+
 @pytest.mark.parametrize("bound", ["throughput", "latency"])
 @few
 @given(workload=WORKLOADS, engine=ENGINES)
@@ -130,6 +195,7 @@ def test_bounds(bound: str, workload: Config, engine: Config) -> None:
     assert_fast_forward_changes_nothing(workload, engine, bound=bound)
 
 
+LENGTHS = {"input_length": 8, "output_length": 2}
 BUSY: Config = {
     "mode": "open",
     "request_rate": 60.0,
