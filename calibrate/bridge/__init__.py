@@ -43,9 +43,9 @@ process too, where vLLM takes 60 to 240.
 Not yet seen on a GPU: a missing, a cut off and a too large adapter through `vllm serve`; `SwitchPolicies` in
 a server.
 
-The loader's next load begins when the engine takes the last one over, between two steps, though the policy
-wanted it earlier: with steps of 30 ms that is the largest difference between simulated and measured time to
-first token. A second job given to the loader ahead would close it.
+There the loader was given one adapter at a time, and the next one only when the engine took it over, between
+two steps: with steps of 30 ms that is the largest difference between simulated and measured time to first
+token. It is given two by now.
 """
 
 from typing import Any

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from calibrate.bridge.loaded import Loaded
-from calibrate.bridge.loader import AdapterLoader
+from calibrate.bridge.loader import JOBS, AdapterLoader
 from calibrate.bridge.pinning import copies_done, pinned
 from calibrate.bridge.read_weights import layout_of, read_adapter
 from calibrate.bridge.shared_blocks import SharedBlocks
 from calibrate.bridge.slot_copies import SlotCopies
 
-SPARE_BLOCKS = 2
-"""Beside one block for each entry of the host cache: one is being filled, one waits until it is idle."""
+SPARE_BLOCKS = JOBS + 1
+"""Beside one block for each entry of the host cache: those to be filled, and one that is not idle yet."""
 
 
 class AdoptedBlocks:
