@@ -99,11 +99,11 @@ def do_round(jobs: list[dict[str, Any]], config: dict[str, Any]) -> list[str]:
 def task(cfg: DictConfig) -> None:
     """Do every job of the plan that has no results yet."""
     config = plan_of(cfg)
-    require_vllm()
     rounds = jobs_of(config)
     chosen = config["only_rounds"]
     if unknown := [number for number in chosen or () if number not in range(len(rounds))]:
         raise UserError(f"only_rounds: {unknown[0]}: there are rounds 0 to {len(rounds) - 1}")
+    require_vllm()
     failed: list[str] = []
     for number, jobs in enumerate(rounds):
         if jobs and (chosen is None or number in chosen):

@@ -205,7 +205,10 @@ def swaps_section(tables: dict[str, str]) -> list[str]:
 def outputs_section(folders: Sequence[Path], pairs: Sequence[Sequence[str]]) -> list[str]:
     """Return the share of requests whose greedy outputs are equal, token for token."""
     lines = []
-    for first, second in pairs:
+    for pair in pairs:
+        if len(pair) != 2:
+            raise UserError(f"outputs: {list(pair)}: expected two names of replays")
+        first, second = pair
         for folder in folders:
             files = [folder / name / "outputs.parquet" for name in (first, second)]
             if all(file.exists() for file in files):
