@@ -16,7 +16,7 @@ from sim.cudagraph import CudaGraphs
 from sim.fast_forward import DecodeRun, plan_run
 from sim.fast_scheduler import FastScheduler
 from sim.loader import Loader
-from sim.lora_grid import LoraGrid, num_lora_programs
+from sim.lora_grid import LoraGrid, Step, num_lora_programs
 from sim.request import Request, RequestStatus
 from sim.scheduler import Scheduler, StepPlan
 from sim.steps import GpuIdle, StepObserver, StepRecord
@@ -404,7 +404,15 @@ class Engine:
             host_cache_entries=len(self.tiers.host_cache),
             max_loras=self.config.max_loras,
             max_lora_rank=self.config.max_lora_rank,
-            num_lora_programs=num_lora_programs(self.lora_grid, graph.num_padded_tokens, num_adapters),
+            num_lora_programs=num_lora_programs(
+                self.lora_grid,
+                Step(
+                    graph.num_padded_tokens,
+                    num_adapters,
+                    num_reqs - plan.num_prefill_reqs,
+                    plan.num_prefill_tokens,
+                ),
+            ),
             num_passed_over=plan.num_passed_over,
         )
 

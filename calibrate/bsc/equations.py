@@ -9,9 +9,11 @@ import pandas as pd
 from calibrate.bsc.microbenchmarks import Run
 from calibrate.regression import Floats, design, fit
 from sim.config import ModelConfig
-from sim.lora_grid import LoraGrid, modules
+from sim.lora_grid import Blocks, BlockTimes, LoraGrid, Step
 
 GRAPHS = ("piecewise", "none")
+NO_KERNELS = [Blocks(0, 0, 0)] * 8
+"""Of a step without adapters."""
 LONG_RUN = 1000
 """A run with fewer requests says more of the front end than of the engine."""
 
@@ -24,6 +26,8 @@ class Column:
     graphs: Sequence[str] = GRAPHS
     unit: str | None = None
     """What a count is multiplied with to be the same work for each model: a key of `units`. None: own."""
+    of_changes: bool = False
+    """Whether it is the host's, and only where the batch is another one than that of the step before."""
 
 
 COLUMNS = (
@@ -31,28 +35,26 @@ COLUMNS = (
     Column("constant", ("none",)),
     Column("reqs"),
     Column("kv_tokens"),
+    Column("mixed_kv_tokens", unit="read_again"),
     Column("padded_tokens", unit="weights"),
     Column("prefill_reqs", unit="one"),
     Column("lora_programs", unit="one"),
-    Column("expand_tiles", unit="expand_programs"),
-    Column("shrink_programs", unit="shrink_programs"),
-    Column("lora_padded_tokens", ("none",), unit="lora_outputs"),
+    Column("slots_tokens", unit="one", of_changes=True),
 )
-"""A LoRA kernel with few programs takes its latency (`lora_kernel_floor`), not that and its programs' time.
-Above the captured sizes a step's LoRA outputs no longer fit in the GPU's cache, and each token's are read and
-written once more."""
+"""In a step with prompts each query head reads the keys and values anew, those after the first of a group
+from the L2 cache; only where all requests have one token are they taken together (flash-attention,
+flash_api.cpp, `seqlenq_ngroups_swapped`). The last column is vLLM's search, in Python, of each token's
+adapter in the list of slots (vllm/lora/punica_wrapper/utils.py, `convert_mapping`)."""
 
 
 def units(model: ModelConfig) -> dict[str, float]:
     """Return what one of each shared term is for `model`."""
-    linear = model.linear_shapes()
-    layers = model.num_hidden_layers
+    weights = sum(inputs * outputs for inputs, outputs in model.linear_shapes())
+    num_again = model.num_attention_heads / model.num_key_value_heads - 1
     return {
         "one": 1.0,
-        "weights": 1e-9 * layers * sum(inputs * outputs for inputs, outputs in linear),
-        "expand_programs": layers * sum(slices * columns for slices, columns in modules(model)),
-        "shrink_programs": layers * sum(slices for slices, _ in modules(model)),
-        "lora_outputs": 1e-6 * layers * sum(outputs for _, outputs in linear),
+        "weights": 1e-9 * model.num_hidden_layers * weights,
+        "read_again": 1e-6 * num_again * model.kv_bytes_per_token(),
     }
 
 
@@ -80,15 +82,29 @@ def observations(run: Run, shapes: pd.DataFrame) -> list[Observation]:
     return [Observation(run, "gap", counts[1] / counts[1].sum(), shapes, gap_ms)]
 
 
-def with_programs(shapes: pd.DataFrame, model: ModelConfig, floor: int) -> pd.DataFrame:
-    """Return the shapes with `num_lora_programs`."""
-    grids: dict[tuple[int, int], LoraGrid] = {}
-    programs = []
-    for row in shapes.to_dict("records"):
-        key = int(row["max_loras"]), int(row["max_lora_rank"])
-        grid = grids.setdefault(key, LoraGrid(model, *key, floor))
-        programs.append(grid.num_programs(int(row["num_padded_tokens"])) if row["num_adapters"] else 0)
-    return shapes.assign(num_lora_programs=programs)
+class Kernels:
+    """The thread blocks of all LoRA kernels of a table of steps' shapes."""
+
+    def __init__(self, shapes: pd.DataFrame, model: ModelConfig) -> None:
+        grids: dict[tuple[int, int], LoraGrid] = {}
+        found = []
+        for row in shapes.to_dict("records"):
+            key = int(row["max_loras"]), int(row["max_lora_rank"])
+            grid = grids.setdefault(key, LoraGrid(model, *key))
+            num_decodes = row["num_reqs"] - row["num_prefill_reqs"]
+            counts = row["num_padded_tokens"], row["num_adapters"], num_decodes, row["num_prefill_tokens"]
+            step = Step(*(int(count) for count in counts))
+            found.append(grid.kernels(step) if step.num_adapters else NO_KERNELS)
+        self._blocks = np.array(found, dtype=float)
+        """Shape (shapes, kernels of a layer, kinds of `Blocks`)."""
+        self._layers = model.num_hidden_layers
+
+    def programs(self, times: BlockTimes) -> Floats:
+        """Return `LoraGrid.num_programs` of each shape, not rounded; shape (shapes,)."""
+        totals = self._blocks @ np.array([1.0, times.working, times.iteration])
+        launched = self._blocks.any(axis=(1, 2))
+        of_layer = np.maximum(times.latency, times.latency / 2 + totals).sum(axis=1)
+        return np.asarray(self._layers * np.where(launched, of_layer, 0.0))
 
 
 class Pool:
@@ -96,7 +112,6 @@ class Pool:
 
     def __init__(self, found: Sequence[Observation], models: Mapping[str, ModelConfig]) -> None:
         self.found = found
-        self.models = models
         self.keys = [
             (number, None if column.unit else name)
             for number, column in enumerate(COLUMNS)
@@ -106,21 +121,27 @@ class Pool:
         self.groups = pd.Series(
             [f"{seen.run.model} {seen.run.kind} {seen.run.max_num_seqs}" for seen in found]
         )
+        self._kernels = [Kernels(seen.shapes, models[seen.run.model]) for seen in found]
+        self._without_lora = np.array([self._row(seen, units(models[seen.run.model])) for seen in found])
+        self._lora_column = [COLUMNS[number].term for number, _ in self.keys].index("lora_programs")
 
-    def counts(self, floor: int) -> Floats:
+    def counts(self, times: BlockTimes) -> Floats:
         """Return the counts of each column, shape (equations, columns), the requests submitted last."""
-        return np.array([self._row(observation, floor) for observation in self.found])
+        pairs = zip(self.found, self._kernels, strict=True)
+        counts = self._without_lora.copy()
+        counts[:, self._lora_column] = [seen.weights @ kernels.programs(times) for seen, kernels in pairs]
+        return counts
 
-    def _row(self, observation: Observation, floor: int) -> list[float]:
-        model = self.models[observation.run.model]
-        scale, row = units(model), []
-        shapes = with_programs(observation.shapes, model, floor)
+    def _row(self, observation: Observation, scale: Mapping[str, float]) -> list[float]:
+        row, shapes = [], observation.shapes.assign(num_lora_programs=0)
         for number, owner in self.keys:
             column = COLUMNS[number]
             if owner not in (None, observation.run.model):
                 row.append(0.0)
                 continue
             counted = observation.weights * shapes.graph.isin(column.graphs).to_numpy()
+            if column.of_changes:
+                counted = counted * (shapes.num_prefill_reqs > 0).to_numpy()
             count = float(design(shapes, [column.term])[:, 0] @ counted)
             row.append(count * (scale[column.unit] if column.unit else 1.0))
         return [*row, float(observation.num_submitted)]
