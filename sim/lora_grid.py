@@ -42,7 +42,7 @@ class Blocks(NamedTuple):
     """Their slot has no adapter in this step, or no tokens or columns for them."""
     working: int
     iterations: int
-    """Of the working ones' loops, all together."""
+    """Of the working ones' loops, all together; a block beyond the inputs has none."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,6 @@ class BlockTimes:
     def __post_init__(self) -> None:
         require_positive("profile.lora_kernels", self, "working")
 
-    def of_kernel(self, blocks: float) -> float:
-        """Return the time of a kernel whose blocks take this time together."""
-        return max(self.latency, self.latency / 2 + blocks)
-
 
 class Step(NamedTuple):
     """What the grids of a step depend on. Its decoding requests are dealt out evenly to its adapters."""
@@ -79,6 +75,26 @@ class Step(NamedTuple):
         """Return the tiles of `size` tokens of one adapter: decoding requests', and full ones of prompts."""
         of_decodes = max(1, -(-self.num_decodes // (size * self.num_adapters)))
         return self.num_adapters * of_decodes + self.num_prefill_tokens // size
+
+
+class Grid(NamedTuple):
+    """One kernel's blocks, for each tile."""
+
+    launched: int
+    """Of a slot."""
+    working: int
+    """Of a tile that has tokens."""
+    iterations: int
+    """Of these, all together."""
+
+    def blocks(self, num_slots: int, num_tiles: int, num_used: int) -> Blocks:
+        """Return the blocks of a step with so many tiles for each slot, and so many with tokens."""
+        working = self.working * num_used
+        return Blocks(num_slots * self.launched * num_tiles - working, working, self.iterations * num_used)
+
+    def extra(self, times: BlockTimes) -> float:
+        """Return by how much a tile that has tokens takes longer than an idle one."""
+        return (times.working - 1) * self.working + times.iteration * self.iterations
 
 
 class Module(NamedTuple):
@@ -111,38 +127,58 @@ class LoraGrid:
         """Return how many idle blocks take as long as all LoRA kernels of a step."""
         counted = self._counted.get(step)
         if counted is None:
-            times = self.times
-            of_layer = sum(
-                times.of_kernel(idle + times.working * working + times.iteration * iterations)
-                for idle, working, iterations in self.kernels(step)
-            )
-            counted = self._counted[step] = round(self.model.num_hidden_layers * of_layer)
+            latency, total = self.times.latency, 0.0
+            for costs, (tiles, used) in zip(
+                self._costs[split(step.num_padded_tokens)], self._tiles(step), strict=True
+            ):
+                for of_tile, of_used in costs:
+                    total += max(latency, latency / 2 + of_tile * tiles + of_used * used)
+            counted = self._counted[step] = round(self.model.num_hidden_layers * total)
         return counted
 
     def kernels(self, step: Step) -> list[Blocks]:
-        """Return the blocks of a layer's kernels: shrink and expand of each module."""
-        tokens = step.num_padded_tokens
+        """Return the blocks of a layer's kernels: shrink of each module, then expand of each."""
+        return [
+            grid.blocks(self.max_loras + 1, tiles, used)
+            for grids, (tiles, used) in zip(
+                self._grids[split(step.num_padded_tokens)], self._tiles(step), strict=True
+            )
+            for grid in grids
+        ]
+
+    def _tiles(self, step: Step) -> list[tuple[int, int]]:
+        """Return for shrink and expand the tiles of a slot's grid, and those with tokens in all slots."""
         step = step._replace(num_adapters=min(step.num_adapters, self.max_loras))
-        parts, inputs = split(tokens)
-        shrink_tiles, shrink_used = -(-tokens // SHRINK_TOKENS), step.num_tiles(SHRINK_TOKENS)
-        expand_tiles, expand_used = -(-tokens // EXPAND_TOKENS), step.num_tiles(EXPAND_TOKENS)
-        expand_iterations = -(-self.max_lora_rank // EXPAND_RANKS)
         found = []
-        for module in self._modules:
-            each = module.num_slices * parts * -(-self.max_lora_rank // SHRINK_RANKS)
-            iterations = -(-module.num_inputs // (parts * inputs))
-            found.append(self._blocks(each * shrink_tiles, each * shrink_used, iterations))
-            launched = module.num_slices * module.widest * expand_tiles
-            found.append(self._blocks(launched, module.columns * expand_used, expand_iterations))
+        for size in (SHRINK_TOKENS, EXPAND_TOKENS):
+            tiles = -(-step.num_padded_tokens // size)
+            found.append((tiles, min(step.num_tiles(size), (self.max_loras + 1) * tiles)))
         return found
 
-    def _blocks(self, of_slot: int, working: int, iterations: int) -> Blocks:
-        num_slots = self.max_loras + 1  # One stands for tokens without an adapter.
-        return Blocks(max(num_slots * of_slot - working, 0), working, working * iterations)
+    @cached_property
+    def _grids(self) -> dict[Split, tuple[list[Grid], list[Grid]]]:
+        """The kernels of a layer, shrink and expand."""
+        expand_iterations = -(-self.max_lora_rank // EXPAND_RANKS)
+        found = {}
+        for of_sum in (SPLIT_OF_FEW, SPLIT):
+            shrink, expand = [], []
+            for module in modules(self.model):
+                sums = module.num_slices * -(-self.max_lora_rank // SHRINK_RANKS)
+                blocks = sums * of_sum.parts
+                shrink.append(Grid(blocks, blocks, sums * -(-module.num_inputs // of_sum.inputs)))
+                launched = module.num_slices * module.widest
+                expand.append(Grid(launched, module.columns, module.columns * expand_iterations))
+            found[of_sum] = shrink, expand
+        return found
 
     @cached_property
-    def _modules(self) -> list[Module]:
-        return modules(self.model)
+    def _costs(self) -> dict[Split, list[list[tuple[float, float]]]]:
+        """What a tile of a slot's grid and one with tokens take, of each kernel."""
+        slots, times = self.max_loras + 1, self.times
+        return {
+            of_sum: [[(slots * grid.launched, grid.extra(times)) for grid in grids] for grids in of_kinds]
+            for of_sum, of_kinds in self._grids.items()
+        }
 
 
 def num_lora_programs(grid: LoraGrid | None, step: Step) -> int:

@@ -47,10 +47,6 @@ TERMS: Mapping[str, Term] = {
     "prefill_reqs": Term("a request in prefill", "num_prefill_reqs"),
     "attention_work": Term("a token of prefill times a token it attends to", "attention_work"),
     "kv_tokens": Term("a token of context of a decoding request", "kv_tokens"),
-    "mixed_kv_tokens": Term(
-        "a token of context of a decoding request, in a step with prompts",
-        "kv_tokens * (num_prefill_reqs > 0)",
-    ),
     "waiting": Term("a waiting request", "num_waiting"),
     "passed_over": Term("a waiting request looked at in vain", "num_passed_over"),
     "lora": Term("a step with any adapter", LORA),

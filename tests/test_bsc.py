@@ -78,24 +78,29 @@ def test_blocks_by_hand() -> None:
     """One token in the one slot: query, key and value have 48 column blocks, of 96 that are launched."""
     kernels = LoraGrid(LLAMA, 1, 16).kernels(Step(1, 1, 1, 0))
     shrink, expand = 3 * 64, 3 * 32
-    assert kernels[0] == Blocks(shrink, shrink, shrink)
-    assert kernels[1] == Blocks(2 * expand - 48, 48, 48)
+    assert kernels[0] == Blocks(shrink, shrink, 3 * 16)
+    assert kernels[4] == Blocks(2 * expand - 48, 48, 48)
     assert [sum(of_kind) for of_kind in zip(*kernels, strict=True)][1] == 64 * 7 + 48 + 32 + 224 + 32
     wider = LoraGrid(LLAMA, 1, 32).kernels(Step(1, 1, 1, 0))
-    assert (wider[0].working, wider[1].working, wider[1].iterations) == (2 * shrink, 48, 96)
+    assert (wider[0].working, wider[4].working, wider[4].iterations) == (2 * shrink, 48, 96)
 
 
 def test_larger_steps_split_the_sums_less_finely() -> None:
     """128 tokens of 8 adapters: 4096 inputs are 8 parts of 16 iterations, 14336 of 56."""
     kernels = LoraGrid(LLAMA, 8, 16).kernels(Step(128, 8, 128, 0))
     assert kernels[0] == Blocks(9 * 3 * 8 * 4 - 8 * 3 * 8, 8 * 3 * 8, 16 * 8 * 3 * 8)
-    assert kernels[6].iterations == 56 * 8 * 8
+    assert kernels[3].iterations == 56 * 8 * 8
 
 
 def test_a_kernel_takes_its_latency_or_its_work_and_half_of_it() -> None:
     grid = LoraGrid(LLAMA, 1, 16, BlockTimes(latency=10_000))
     assert grid.num_programs(Step(1, 1, 1, 0)) == 32 * 8 * 10_000
-    assert BlockTimes(latency=100).of_kernel(70) == 120
+    work = sum(
+        blocks.idle + blocks.working for blocks in LoraGrid(LLAMA, 1, 16).kernels(Step(512, 1, 512, 0))
+    )
+    assert LoraGrid(LLAMA, 1, 16, BlockTimes(latency=10)).num_programs(Step(512, 1, 512, 0)) == 32 * (
+        40 + work
+    )
 
 
 def test_the_fit_counts_the_programs_that_the_simulator_does() -> None:

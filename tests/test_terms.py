@@ -37,7 +37,6 @@ COUNTS = {
     "prefill_reqs": 1,
     "attention_work": 7564,
     "kv_tokens": 1024,
-    "mixed_kv_tokens": 1024,
     "waiting": 5,
     "passed_over": 4,
     "lora_programs": 700,

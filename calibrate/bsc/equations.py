@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,8 +27,6 @@ class Column:
     graphs: Sequence[str] = GRAPHS
     unit: str | None = None
     """What a count is multiplied with to be the same work for each model: a key of `units`. None: own."""
-    of_changes: bool = False
-    """Whether it is the host's, and only where the batch is another one than that of the step before."""
 
 
 COLUMNS = (
@@ -35,26 +34,23 @@ COLUMNS = (
     Column("constant", ("none",)),
     Column("reqs"),
     Column("kv_tokens"),
-    Column("mixed_kv_tokens", unit="read_again"),
     Column("padded_tokens", unit="weights"),
     Column("prefill_reqs", unit="one"),
     Column("lora_programs", unit="one"),
-    Column("slots_tokens", unit="one", of_changes=True),
+    Column("lora_padded_tokens", ("none",), unit="lora_outputs"),
 )
-"""In a step with prompts each query head reads the keys and values anew, those after the first of a group
-from the L2 cache; only where all requests have one token are they taken together (flash-attention,
-flash_api.cpp, `seqlenq_ngroups_swapped`). The last column is vLLM's search, in Python, of each token's
-adapter in the list of slots (vllm/lora/punica_wrapper/utils.py, `convert_mapping`)."""
+"""Above the captured sizes a step's LoRA outputs no longer fit in the GPU's cache, and each token's are read
+and written once more."""
 
 
 def units(model: ModelConfig) -> dict[str, float]:
     """Return what one of each shared term is for `model`."""
     weights = sum(inputs * outputs for inputs, outputs in model.linear_shapes())
-    num_again = model.num_attention_heads / model.num_key_value_heads - 1
+    outputs = sum(outputs for _, outputs in model.linear_shapes())
     return {
         "one": 1.0,
         "weights": 1e-9 * model.num_hidden_layers * weights,
-        "read_again": 1e-6 * num_again * model.kv_bytes_per_token(),
+        "lora_outputs": 1e-6 * model.num_hidden_layers * outputs,
     }
 
 
@@ -108,9 +104,14 @@ class Kernels:
 
 
 class Pool:
-    """The equations of all models, in columns."""
+    """The equations of all models, in columns.
 
-    def __init__(self, found: Sequence[Observation], models: Mapping[str, ModelConfig]) -> None:
+    `search_ms` is known (calibrate/bsc/search.py), and no part of what is left to be fitted.
+    """
+
+    def __init__(
+        self, found: Sequence[Observation], models: Mapping[str, ModelConfig], search_ms: float
+    ) -> None:
         self.found = found
         self.keys = [
             (number, None if column.unit else name)
@@ -118,12 +119,29 @@ class Pool:
             for name in (models if column.unit is None else ["all"])
         ]
         self.measured = np.array([observation.measured_ms for observation in found])
+        self.known = search_ms * np.array([_searched(observation) for observation in found])
         self.groups = pd.Series(
             [f"{seen.run.model} {seen.run.kind} {seen.run.max_num_seqs}" for seen in found]
         )
         self._kernels = [Kernels(seen.shapes, models[seen.run.model]) for seen in found]
         self._without_lora = np.array([self._row(seen, units(models[seen.run.model])) for seen in found])
         self._lora_column = [COLUMNS[number].term for number, _ in self.keys].index("lora_programs")
+
+    def relative(self, counts: Floats) -> tuple[Floats, Floats]:
+        """Return the counts and what they are to explain, each in parts of what was measured.
+
+        An equation is a mean over thousands of gaps or a whole run: a short one says as much as a long one.
+        """
+        return counts / self.measured[:, None], 1 - self.known / self.measured
+
+    def fit(self, counts: Floats, chosen: Any = slice(None)) -> Floats:
+        """Return the coefficients that explain the `chosen` equations with the smallest relative errors."""
+        ours, wanted = self.relative(counts)
+        return fit(ours[chosen], wanted[chosen])
+
+    def predicted(self, counts: Floats, coefficients: Floats) -> Floats:
+        """Return what the coefficients say of each equation."""
+        return np.asarray(counts @ coefficients + self.known)
 
     def counts(self, times: BlockTimes) -> Floats:
         """Return the counts of each column, shape (equations, columns), the requests submitted last."""
@@ -140,11 +158,16 @@ class Pool:
                 row.append(0.0)
                 continue
             counted = observation.weights * shapes.graph.isin(column.graphs).to_numpy()
-            if column.of_changes:
-                counted = counted * (shapes.num_prefill_reqs > 0).to_numpy()
             count = float(design(shapes, [column.term])[:, 0] @ counted)
             row.append(count * (scale[column.unit] if column.unit else 1.0))
         return [*row, float(observation.num_submitted)]
+
+
+def _searched(observation: Observation) -> float:
+    """Return the slots times the tokens of steps with prompts, whose batch is always another."""
+    shapes = observation.shapes
+    searched = design(shapes, ["slots_tokens"])[:, 0] * (shapes.num_prefill_reqs > 0).to_numpy()
+    return float(searched @ observation.weights)
 
 
 def held_out(counts: Floats, pool: Pool) -> Floats:
@@ -155,6 +178,6 @@ def held_out(counts: Floats, pool: Pool) -> Floats:
         known = (counts[left] != 0).any(axis=0)
         ours = ~left & ~(counts[:, ~known] != 0).any(axis=1)
         coefficients = np.zeros(counts.shape[1])
-        coefficients[known] = fit(counts[np.ix_(left, known)], pool.measured[left])
-        predicted[ours] = counts[ours] @ coefficients
+        coefficients[known] = pool.fit(counts[:, known], left)
+        predicted[ours] = pool.predicted(counts, coefficients)[ours]
     return predicted

@@ -35,7 +35,7 @@ from calibrate.bsc.tables import read
 from calibrate.dataset import read_json
 from calibrate.fit import rounded
 from calibrate.kv_capacity import COLUMNS as CAPACITY_COLUMNS
-from calibrate.regression import Floats, design, fit, intervals, relative_errors
+from calibrate.regression import Floats, design, intervals, relative_errors
 from sim.cli import hydra_entry
 from sim.config import EngineConfig, ModelConfig
 from sim.errors import UserError
@@ -51,15 +51,6 @@ def entry(term: str, values: Floats) -> dict[str, Any]:
     return {"value": value, "ci95": [low, high], "unit": f"ms for {TERMS[term].unit}"}
 
 
-def remap_section(pool: Pool, coefficients: Floats, ci95: Floats) -> dict[str, Any]:
-    """Return `host.remap_ms`, which all models have in common."""
-    return {
-        COLUMNS[number].term: entry(COLUMNS[number].term, np.array([value, *interval]))
-        for (number, _), value, interval in zip(pool.keys, coefficients, ci95, strict=False)
-        if COLUMNS[number].of_changes and value > 0
-    }
-
-
 def steps_section(
     name: str, model: ModelConfig, pool: Pool, coefficients: Floats, ci95: Floats
 ) -> dict[str, dict[str, Any]]:
@@ -68,7 +59,7 @@ def steps_section(
     totals: dict[str, dict[str, Floats]] = {graph: {} for graph in GRAPHS}
     for (number, owner), value, interval in zip(pool.keys, coefficients, ci95, strict=False):
         column = COLUMNS[number]
-        if owner not in (None, name) or column.of_changes:
+        if owner not in (None, name):
             continue
         per_count = np.array([value, *interval]) * (scale[column.unit] if column.unit else 1.0)
         for graph in column.graphs:
@@ -149,7 +140,6 @@ class Fitted:
 
     model: ModelConfig
     steps: Mapping[str, Any]
-    remap: Mapping[str, Any]
     activation_ms: float
     memory: MemoryProfile
     errors: pd.DataFrame
@@ -158,12 +148,17 @@ class Fitted:
     """What was tried of the LoRA kernels -> relative error."""
 
 
+def search_ms(config: Mapping[str, Any]) -> float:
+    """Return what the search for a token's adapter takes for each slot."""
+    return float(read_json(Path(config["search"]))["ms_per_slot_token"])
+
+
 def profile(config: Mapping[str, Any], name: str, fitted: Fitted) -> dict[str, Any]:
     """Return a whole profile."""
     none: dict[str, Any] = {"constant_ms": 0.0, "rank_ms": 0.0, "spread": [1.0, 1.0]}
     scan_ms = float(read_json(Path(config["scan"]))["ms_per_request"])
     scan = entry("passed_over", np.full(3, scan_ms))
-    files = {key: Path(config[key]) for key in ("microbenchmarks", "kv_capacity", "scan")}
+    files = {key: Path(config[key]) for key in ("microbenchmarks", "kv_capacity", "scan", "search")}
     memory = fitted.memory
     return {
         "kind": "fitted",
@@ -174,7 +169,7 @@ def profile(config: Mapping[str, Any], name: str, fitted: Fitted) -> dict[str, A
         "host": {
             "schedule_ms": {"passed_over": scan},
             "prepare_ms": {},
-            "remap_ms": dict(fitted.remap),
+            "remap_ms": {"slots_tokens": entry("slots_tokens", np.full(3, search_ms(config)))},
             "update_ms": {},
         },
         "swaps": {
@@ -260,7 +255,7 @@ def rms_error(pool: Pool, allowed: Callable[[BlockTimes], bool]) -> Callable[[Po
         if times.working < 1 or not allowed(times):
             return math.inf
         counts = pool.counts(times)
-        return float(np.sqrt(np.mean((counts @ fit(counts, pool.measured) / pool.measured - 1) ** 2)))
+        return float(np.sqrt(np.mean((pool.predicted(counts, pool.fit(counts)) / pool.measured - 1) ** 2)))
 
     return error
 
@@ -290,7 +285,7 @@ def equations_of(
             accepted = ", ".join(models)
             raise UserError(f"microbenchmarks: model {run.model}: expected one of {accepted}")
         found += observations(run, steps(run, engines[run.model], models[run.model], memories[run.model]))
-    return Pool(found, models)
+    return Pool(found, models, search_ms(config))
 
 
 def task(cfg: DictConfig) -> None:
@@ -301,16 +296,15 @@ def task(cfg: DictConfig) -> None:
     pool = equations_of(config, models, memories)
     times, forms = sought_times(pool)
     counts = pool.counts(times)
-    coefficients = fit(counts, pool.measured)
-    ci95 = intervals(counts, pool.measured, pool.groups, config["seed"])
-    table = error_table(pool, counts @ coefficients, held_out(counts, pool))
-    remap = remap_section(pool, coefficients, ci95)
+    coefficients = pool.fit(counts)
+    ci95 = intervals(*pool.relative(counts), pool.groups, config["seed"])
+    table = error_table(pool, pool.predicted(counts, coefficients), held_out(counts, pool))
     sections = {name: steps_section(name, model, pool, coefficients, ci95) for name, model in models.items()}
     of_loading = [seen for seen in pool.found if seen.run.kind == "loading"]
     swap_ms = activation_ms(of_loading, sections, models, times)
     for name, model in models.items():
         errors = by_kind(table[table.model == name])
-        found = Fitted(model, sections[name], remap, swap_ms, memories[name], errors, times, forms)
+        found = Fitted(model, sections[name], swap_ms, memories[name], errors, times, forms)
         values = profile(config, name, found)
         text = HEADER + yaml.dump(values, Dumper=_NoAliases, sort_keys=False, width=120)
         write_atomically(Path(config["out"]) / f"{values['name']}.yaml", text.encode())
