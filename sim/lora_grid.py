@@ -20,7 +20,7 @@ class Split(NamedTuple):
     """How the shrink kernel deals out its sum over the inputs."""
 
     parts: int
-    """Blocks that share a sum (`SPLIT_K`); where there are more than inputs, some add zeros."""
+    """Blocks that share a sum (`SPLIT_K`); those beyond the inputs load nothing."""
     inputs: int
     """That a block takes in one iteration (`BLOCK_K`)."""
 
@@ -42,7 +42,8 @@ class Blocks(NamedTuple):
     """Their slot has no adapter in this step, or no tokens or columns for them."""
     working: int
     iterations: int
-    """Of the working ones' loops, all together; a block beyond the inputs has none."""
+    """Of the working ones' loops, all together. Blocks of the shrink kernel that differ only in their ranks
+    load the same inputs side by side, and count once."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,9 @@ class LoraGrid:
             shrink, expand = [], []
             for module in modules(self.model):
                 sums = module.num_slices * -(-self.max_lora_rank // SHRINK_RANKS)
-                blocks = sums * of_sum.parts
-                shrink.append(Grid(blocks, blocks, sums * -(-module.num_inputs // of_sum.inputs)))
+                iterations = -(-module.num_inputs // of_sum.inputs)
+                working = sums * min(of_sum.parts, iterations)
+                shrink.append(Grid(sums * of_sum.parts, working, module.num_slices * iterations))
                 launched = module.num_slices * module.widest
                 expand.append(Grid(launched, module.columns, module.columns * expand_iterations))
             found[of_sum] = shrink, expand

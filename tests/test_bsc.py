@@ -75,14 +75,15 @@ def test_all_graphs_are_piecewise() -> None:
 
 
 def test_blocks_by_hand() -> None:
-    """One token in the one slot: query, key and value have 48 column blocks, of 96 that are launched."""
+    """One token: 4096 inputs fill 16 parts of 64; query, key and value have 48 column blocks of 96."""
     kernels = LoraGrid(LLAMA, 1, 16).kernels(Step(1, 1, 1, 0))
     shrink, expand = 3 * 64, 3 * 32
-    assert kernels[0] == Blocks(shrink, shrink, 3 * 16)
+    assert kernels[0] == Blocks(2 * shrink - 48, 48, 48)
     assert kernels[4] == Blocks(2 * expand - 48, 48, 48)
-    assert [sum(of_kind) for of_kind in zip(*kernels, strict=True)][1] == 64 * 7 + 48 + 32 + 224 + 32
+    assert [sum(of_kind) for of_kind in zip(*kernels, strict=True)][1] == 16 * 6 + 56 + 48 + 32 + 224 + 32
     wider = LoraGrid(LLAMA, 1, 32).kernels(Step(1, 1, 1, 0))
-    assert (wider[0].working, wider[4].working, wider[4].iterations) == (2 * shrink, 48, 96)
+    assert (wider[0].working, wider[0].iterations) == (2 * 48, 48)
+    assert (wider[4].working, wider[4].iterations) == (48, 96)
 
 
 def test_larger_steps_split_the_sums_less_finely() -> None:
