@@ -35,7 +35,8 @@ NOT_MODELLED = (
     "* The HTTP front end of server and client, some milliseconds of each TTFT, but for its standstills",
     "  while it writes its metrics; and its limits, where thousands of tokens a second are sent.",
     "* ShareGPT's own lengths: ours are lognormal with the row's means, and each row's are its own.",
-    "* The study's host. What a waiting request and a line of the metrics cost was measured on another.",
+    "* The study's host. What a waiting request, a slot and a line of the metrics cost it was measured on",
+    "  another.",
 )
 
 
@@ -156,8 +157,9 @@ def page(rows: pd.DataFrame, scores: Mapping[str, Any]) -> str:
         "",
         "Made by `python -m calibrate.bsc` and `python -m reports.bsc` from runs of the LoRA Digital Twin",
         "study (arXiv 2508.08343; one hour each on an H100, up to 384 adapters); its simulator is the twin.",
-        "The profiles are fitted to the study's microbenchmarks alone; a run is predicted from its settings",
-        "and mean lengths, which over completed requests are censored in overload.",
+        "The profiles are fitted to the study's microbenchmarks; three costs of the host that those do not",
+        "show are measured apart (`calibrate.bsc.scan`, `search` and `scrape`). A run is predicted from its",
+        "settings and mean lengths, which over completed requests are censored in overload.",
         "SMAPE is 2 |a - b| / (|a| + |b|).",
         "",
         f"{scores['compared']} of {scores['rows']} rows are compared. Predicted to run out of memory:",

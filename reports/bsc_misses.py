@@ -39,7 +39,8 @@ class Measure:
         """Return what each row adds, in percent."""
         if self.name == "bias":
             return 100 * (predicted / measured - 1)
-        return 100 * 2 * np.abs(predicted - measured) / (np.abs(predicted) + np.abs(measured))
+        total = np.abs(predicted) + np.abs(measured)
+        return 100 * 2 * np.abs(predicted - measured) / np.where(total == 0, 1, total)
 
     def is_met(self, value_pct: float) -> bool:
         """Whether a mean is within the target."""
@@ -59,7 +60,7 @@ def misses(rows: pd.DataFrame, scores: Mapping[str, Any]) -> list[str]:
 
 def _of_metric(rows: pd.DataFrame, metric: str, measure: Measure) -> list[str]:
     measured_name, ours, _ = COLUMNS[metric]
-    rows = rows[(rows[measured_name] > 0) & rows[ours].notna()]
+    rows = rows[rows[ours].notna() & ((rows[measured_name] != 0) | (measure.name != "bias"))]
     added = measure.of_rows(rows[ours].to_numpy(dtype=float), rows[measured_name].to_numpy(dtype=float))
     if not len(rows) or measure.is_met(float(added.mean())):
         return []
