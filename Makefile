@@ -14,6 +14,7 @@ STAMP := $(VENV)/.installed-$(VERSION)
 LAUNCHERS_STAMP := $(VENV)/.launchers-$(VERSION)
 FIRST_LIGHT := runs/first_light
 PUBLISHED := reports/published
+MEASURED := calibrate/measurements/h100
 EVIDENCE := fit=calibrate/fits/h100_llama_3_1_8b check=calibrate/replays/h100/Llama-3.1-8B/check.csv
 # The parts of the laboratory's grid that its page compares, those that it follows along an axis, and its timelines.
 LAB_PARTS := parts bounds admission eviction prefetch
@@ -49,7 +50,11 @@ lab: $(STAMP) ## The same on the whole grid, with what the answer depends on (ru
 published: $(STAMP) ## Make reports/published anew, from the files in the tree
 	@$(BIN)/lorasim -m +experiment=first_light hydra.sweep.dir=$(FIRST_LIGHT)
 	$(BIN)/python -m calibrate.fit
+	$(BIN)/python -m calibrate.fit name=h100_llama_3_1_8b_one_piece swaps=$(MEASURED)/Llama-3.1-8B/one_piece
+	$(BIN)/python -m calibrate.fit name=h100_qwen3_0_6b model=qwen3_0_6b measurements=$(MEASURED)/Qwen3-0.6B
 	$(BIN)/python -m calibrate.validate
+	$(BIN)/python -m calibrate.validate replays=calibrate/replays/h100/Qwen3-0.6B profile=h100_qwen3_0_6b
+	$(BIN)/python -m reports.fidelity
 	$(BIN)/python -m reports dir=$(FIRST_LIGHT) $(EVIDENCE) out=$(PUBLISHED)/first_light/report.html \
 		pictures=$(PUBLISHED)/first_light
 	cp $(FIRST_LIGHT)/sweep.csv $(PUBLISHED)/first_light/sweep.csv

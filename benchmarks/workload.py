@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import pytest
 import simpy
 from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
 
 from sim import simulation
+from sim.config import run_values
 
 REFERENCE = {
     "workload.mode": "open",
@@ -77,10 +77,10 @@ class TimedEnvironment(_Environment):
 def simulate(**changes: Any) -> Timing:
     """Simulate the reference work with `changes`."""
     with initialize_config_module("conf", version_base="1.3"):
-        config = OmegaConf.to_container(compose("config", overrides(**changes)), resolve=True)
+        config = run_values(compose("config", overrides(**changes)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simpy, "Environment", TimedEnvironment)
-        summary = simulation.simulate(config).summary  # type: ignore[arg-type]
+        summary = simulation.simulate(config).summary
     environment = TimedEnvironment.last
     counts = summary["counts"]["submitted"], summary["engine_steps"], summary["total_output_tokens"]
     return Timing(environment.loop_s, *counts, environment.num_events)

@@ -36,7 +36,7 @@ SWAP_COLUMNS = ("phase", "kind", "rank", "duration_s", "host_cache_entries")
 META_KEYS = (
     *("name", "date", "gpu", "driver", "cpu", "cpu_cores", "host_memory_bytes", "python"),
     *("versions", "model.name", "settings.max_loras", "settings.max_lora_rank"),
-    *("memory.total_bytes", "memory.requested_bytes", "memory.available_kv_cache_bytes"),
+    *("memory.total_bytes", "memory.requested_bytes"),
 )
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,7 +76,7 @@ class VllmEngine:
         self.runner = self.core.model_executor.driver_worker.worker.model_runner
         self.store = store
         self._vocab_size = model["vocab_size"]
-        self._rng = np.random.default_rng(seed)
+        self._seed = seed
 
     def set_policy(self, sections: Mapping[str, Any] | None) -> None:
         """Serve with other policies, while nothing waits or runs: the sections of
@@ -87,14 +88,14 @@ class VllmEngine:
 
     def prepare(self, request_id: str, input_length: int, output_length: int, adapter: str | None) -> Any:
         """Build vLLM's Request (prompt drawn and hashed), so that `submit` costs the engine's thread next to
-        nothing.
+        nothing. A request's prompt depends on its id and lengths alone.
         """
         from vllm import SamplingParams
         from vllm.v1.engine import EngineCoreRequest
 
         request = EngineCoreRequest(
             request_id=request_id,
-            prompt_token_ids=self._rng.integers(10, self._vocab_size - 10, input_length).tolist(),
+            prompt_token_ids=self._prompt(request_id, input_length),
             mm_features=None,
             sampling_params=SamplingParams(
                 temperature=0.0, max_tokens=output_length, ignore_eos=True, detokenize=False
@@ -106,6 +107,11 @@ class VllmEngine:
             data_parallel_rank=None,
         )
         return self.core.preprocess_add_request(request)[0]
+
+    def _prompt(self, request_id: str, input_length: int) -> list[int]:
+        rng = np.random.default_rng([self._seed, zlib.crc32(request_id.encode())])
+        tokens: list[int] = rng.integers(10, self._vocab_size - 10, input_length).tolist()
+        return tokens
 
     def submit(self, request: Any) -> None:
         """Hand a prepared request to the scheduler; it arrives now."""
@@ -165,6 +171,20 @@ class VllmEngine:
     def forget_adapters(self) -> None:
         """Empty the host cache and the slots; torch keeps their pinned memory for the next adapters."""
         self.lora_manager.remove_all_adapters()
+
+    def forget_prompts(self) -> None:
+        """Empty the prefix cache, so that a workload can be played again; nothing may be running."""
+        self.scheduler.reset_prefix_cache()
+
+    def set_max_cpu_loras(self, count: int) -> None:
+        """Make the empty host cache smaller than the engine was started with, or as large again.
+
+        Raises UserError for less than the slots, or more than at the start.
+        """
+        most = self.lora_manager._adapter_manager._registered_adapters.capacity
+        if not self.lora_manager._adapter_manager.lora_slots <= count <= most:
+            raise UserError(f"max_cpu_loras={count}: the engine was started with {most:.0f}")
+        self.core.vllm_config.lora_config.max_cpu_loras = count
 
     def release_pinned_memory(self) -> None:
         """Give the pinned memory of adapters that have left back to the system, as on a fresh start."""

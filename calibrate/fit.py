@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from calibrate.dataset import Measurements, read, reference
 from calibrate.forms import FORMS, Quantity
@@ -16,6 +16,7 @@ from calibrate.regression import Floats, design, fit, intervals, relative_errors
 from sim.cli import hydra_entry
 from sim.config import ModelConfig
 from sim.errors import UserError
+from sim.fields import plain_values
 from sim.files import write_atomically
 from sim.memory import slot_bytes
 from sim.terms import TERMS
@@ -23,6 +24,7 @@ from sim.terms import TERMS
 DIGITS = 4
 SPREAD_LEVELS = np.linspace(0, 1, 21)
 HELD_OUT = ("max_loras", "max_lora_rank")
+PARTS = 5
 HOST_SCALES = ("steps", "load", "activate")
 SWAPS = ("load_growing", "load_recycled", "activate")
 
@@ -66,8 +68,10 @@ def held_out(quantity: Quantity, rows: pd.DataFrame, terms: Sequence[str]) -> pd
     """Hold out each value of `max_loras` and `max_lora_rank`, whole; predict it by a fit to the rest.
 
     A fit is asked about one unseen value at a time: a held-out step whose other value has left with it is not
-    predicted.
+    predicted. Where one engine was measured, each fifth of its cells is held out instead.
     """
+    if _is_one_engine(rows):
+        return held_out_cells(quantity, rows, terms)
     counts, measured = design(rows, terms), rows[quantity.name].to_numpy()
     known = ~np.isnan(measured)
     tables = []
@@ -80,6 +84,26 @@ def held_out(quantity: Quantity, rows: pd.DataFrame, terms: Sequence[str]) -> pd
             tables.append(
                 predictions_of(quantity, rows[held], counts[held] @ coefficients, f"{column}={value}")
             )
+    return pd.concat(tables)
+
+
+def _is_one_engine(rows: pd.DataFrame) -> bool:
+    return all(rows[column].nunique() == 1 for column in HELD_OUT)
+
+
+def held_out_cells(quantity: Quantity, rows: pd.DataFrame, terms: Sequence[str]) -> pd.DataFrame:
+    """Hold out each fifth of the cells (each, where there are fewer), and predict it by a fit to the rest."""
+    counts, measured = design(rows, terms), rows[quantity.name].to_numpy()
+    known = ~np.isnan(measured)
+    names = rows.cell[known].unique()
+    parts = min(PARTS, len(names))
+    part = rows.cell.map({name: number % parts for number, name in enumerate(names)}).fillna(0).to_numpy()
+    tables = []
+    for number in range(parts):
+        held, left = part == number, known & (part != number)
+        coefficients = fit(counts[left], measured[left])
+        name = f"cells, part {number + 1} of {parts}"
+        tables.append(predictions_of(quantity, rows[held], counts[held] @ coefficients, name))
     return pd.concat(tables)
 
 
@@ -160,7 +184,14 @@ def _mean_ratio(measured: Floats, predicted: Floats) -> float:
 
 
 def memory(measurements: Measurements, model: dict[str, Any]) -> dict[str, int]:
-    """Return the `memory` section: what vLLM's start-up profiling found beside weights and slots."""
+    """Return the `memory` section: what vLLM's start-up profiling found beside weights and slots.
+
+    Where vLLM was told its KV cache, and did not look, the number of blocks that it had.
+    """
+    host_memory_bytes = min(meta["host_memory_bytes"] for meta in measurements.metas)
+    if any("available_kv_cache_bytes" not in meta["memory"] for meta in measurements.metas):
+        blocks = min(meta["num_gpu_blocks"] for meta in measurements.metas)
+        return {"num_gpu_blocks": blocks, "host_memory_bytes": host_memory_bytes}
     shape = ModelConfig(**model)
     overheads = [
         meta["memory"]["requested_bytes"]
@@ -172,7 +203,7 @@ def memory(measurements: Measurements, model: dict[str, Any]) -> dict[str, int]:
     return {
         "gpu_memory_bytes": measurements.metas[0]["memory"]["total_bytes"],
         "non_kv_overhead_bytes": int(np.median(overheads)),
-        "host_memory_bytes": min(meta["host_memory_bytes"] for meta in measurements.metas),
+        "host_memory_bytes": host_memory_bytes,
     }
 
 
@@ -225,9 +256,9 @@ def terms_section(fitted: Fitted) -> dict[str, Any]:
     }
 
 
-def references(measurements: Measurements) -> dict[int, dict[str, float]]:
+def references(measurements: Measurements, of_swaps: Measurements) -> dict[int, dict[str, float]]:
     """Return the profile's `reference_ms` section: what the host reference run took, by rank."""
-    steps, swaps = measurements.steps, measurements.swaps
+    steps, swaps = measurements.steps, of_swaps.swaps
     return {
         int(rank): {
             name: rounded(value)
@@ -242,24 +273,29 @@ def references(measurements: Measurements) -> dict[int, dict[str, float]]:
 
 
 def profile(
-    config: dict[str, Any], measurements: Measurements, fits: list[Fitted], errors: pd.DataFrame
+    config: dict[str, Any],
+    measurements: Measurements,
+    of_swaps: Measurements,
+    fits: list[Fitted],
+    errors: pd.DataFrame,
 ) -> dict[str, Any]:
-    """Return the whole profile."""
+    """Return the whole profile; swaps may have been measured apart from steps."""
     sections: dict[str, Any] = {"steps": {}, "host": {}}
     for fitted in fits:
         place = fitted.quantity.graph
         target = sections["host"] if place is None else sections["steps"].setdefault(place, {})
         target[fitted.quantity.name] = terms_section(fitted)
     held = errors[errors.split == "heldout"]
+    apart = {} if of_swaps is measurements else {"swaps": provenance(of_swaps, of_swaps.folder)}
     return {
         "kind": "fitted",
         "schema_version": 1,
         "name": config["name"],
         "model": config["model"]["name"],
         **sections,
-        "swaps": fit_swaps(measurements.swaps)[0],
+        "swaps": fit_swaps(of_swaps.swaps)[0],
         "host_scale": dict.fromkeys(HOST_SCALES, 1.0),
-        "reference_ms": references(measurements),
+        "reference_ms": references(measurements, of_swaps),
         "memory": memory(measurements, config["model"]),
         "ranges": ranges(measurements),
         "heldout_error_pct": {
@@ -273,7 +309,7 @@ def profile(
             ]
             for fitted in fits
         },
-        "provenance": provenance(measurements, Path(config["measurements"])),
+        "provenance": provenance(measurements, Path(config["measurements"])) | apart,
     }
 
 
@@ -285,6 +321,13 @@ def refuse_incomplete(measurements: Measurements, model: str) -> None:
             raise UserError(f"{where}: run {meta['name']} is of {meta['model']['name']}, expected {model}")
     for quantity in FORMS:
         known = measurements.steps[quantity.rows(measurements.steps)].dropna(subset=[quantity.name])
+        if _is_one_engine(measurements.steps):
+            if known.cell.nunique() < 2:
+                raise UserError(
+                    f"{where}: expected two cells or more that show {quantity.name} ({quantity.regime}), "
+                    f"found {known.cell.nunique()}; or runs of several engines"
+                )
+            continue
         if all(
             known.groupby(other)[column].nunique().max() < 2 or known.empty
             for column, other in (HELD_OUT, HELD_OUT[::-1])
@@ -293,8 +336,13 @@ def refuse_incomplete(measurements: Measurements, model: str) -> None:
                 f"{where}: expected runs with two values of max_loras or max_lora_rank, the other one the "
                 f"same, that show {quantity.name} ({quantity.regime})"
             )
+
+
+def refuse_without_swaps(measurements: Measurements) -> None:
+    """Raise UserError for measurements that lack a kind of swap."""
     for kind in SWAPS:
         if not (measurements.swaps.kind == kind).any():
+            where = f"measurements={measurements.folder}"
             raise UserError(f"{where}: expected a swap of kind {kind}, found none")
 
 
@@ -306,28 +354,36 @@ HEADER = """# Made by `python -m calibrate.fit` from the files named under prove
 
 def task(cfg: DictConfig) -> None:
     """Fit, and write the profile and the fit's tables."""
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = plain_values(cfg)
     measurements = read(Path(config["measurements"]))
     refuse_incomplete(measurements, config["model"]["name"])
+    of_swaps = measurements if config["swaps"] is None else read(Path(config["swaps"]))
+    refuse_without_swaps(of_swaps)
     fits = [fit_quantity(quantity, measurements.steps, config["seed"]) for quantity in FORMS]
     predictions = pd.concat([fitted.predictions for fitted in fits], ignore_index=True)
     predictions = pd.concat([predictions, whole_steps(predictions, measurements.steps)], ignore_index=True)
     errors = error_table(predictions)
-    text = HEADER + yaml.safe_dump(profile(config, measurements, fits, errors), sort_keys=False, width=120)
-    out = Path(config["tables"])
-    out.mkdir(parents=True, exist_ok=True)
+    text = HEADER + yaml.safe_dump(
+        profile(config, measurements, of_swaps, fits, errors), sort_keys=False, width=120
+    )
     write_atomically(Path(config["out"]), text.encode())
+    write_tables(Path(config["tables"]), predictions, errors, fit_swaps(of_swaps.swaps)[1])
+    print(errors.to_string(index=False))
+    print(f"profile: {config['out']}   tables: {config['tables']}")
+
+
+def write_tables(out: Path, predictions: pd.DataFrame, errors: pd.DataFrame, swaps: pd.DataFrame) -> None:
+    """Write what the profile was made of and how good it is."""
+    out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "errors.csv", errors.to_csv(index=False).encode())
     write_atomically(out / "heldout.csv", error_table(predictions, "held_out").to_csv(index=False).encode())
-    write_atomically(out / "swaps.csv", fit_swaps(measurements.swaps)[1].to_csv(index=False).encode())
+    write_atomically(out / "swaps.csv", swaps.to_csv(index=False).encode())
     kept = (
         predictions.dropna(subset=["measured_ms"])
         .drop(columns=["step"])
         .round({"predicted_ms": 4, "measured_ms": 4})
     )
     write_atomically(out / "predictions.parquet", kept.to_parquet(compression="zstd", index=False))
-    print(errors.to_string(index=False))
-    print(f"profile: {config['out']}   tables: {out}")
 
 
 def main() -> None:

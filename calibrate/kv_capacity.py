@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from calibrate.dataset import read_json
 from sim.cli import hydra_entry
 from sim.config import EngineConfig, ModelConfig
 from sim.errors import DoesNotFit, UserError
+from sim.fields import plain_values
 from sim.files import write_atomically
 from sim.memory import MemoryProfile, num_gpu_blocks, slot_bytes
 
@@ -100,7 +101,7 @@ def summary(table: pd.DataFrame) -> str:
 
 def task(cfg: DictConfig) -> None:
     """Compare, print and write the table."""
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = plain_values(cfg)
     models = {name: ModelConfig(**config["models"][key]) for name, key in config["names"].items()}
     engine = EngineConfig(**{**config["engine"], "max_loras": 1, "max_cpu_loras": None})
     if config["runs"] is None:

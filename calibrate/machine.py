@@ -11,6 +11,13 @@ from typing import Any
 
 from calibrate.engine import VllmEngine
 
+PROFILED = {
+    "peak_activation_bytes": "peak_activation_memory",
+    "non_torch_bytes": "non_torch_memory",
+    "cudagraph_estimate_bytes": "cudagraph_memory_estimate",
+    "available_kv_cache_bytes": "available_kv_cache_memory_bytes",
+}
+"""Memory that vLLM finds as it starts, unless it is told `kv_cache_memory_bytes`."""
 PACKAGES = ("vllm", "torch", "triton", "transformers", "safetensors")
 
 
@@ -53,10 +60,11 @@ def describe_engine(engine: VllmEngine) -> dict[str, Any]:
             "total_bytes": int(worker.init_snapshot.total_memory),
             "requested_bytes": int(worker.requested_memory),
             "weights_bytes": int(worker.model_runner.model_memory_usage),
-            "peak_activation_bytes": int(worker.peak_activation_memory),
-            "non_torch_bytes": int(worker.non_torch_memory),
-            "cudagraph_estimate_bytes": int(worker.cudagraph_memory_estimate),
-            "available_kv_cache_bytes": int(worker.available_kv_cache_memory_bytes),
+            **{
+                name: int(getattr(worker, where))
+                for name, where in PROFILED.items()
+                if hasattr(worker, where)
+            },
         },
         "vllm_config": {
             part: plain(getattr(config, f"{part}_config"))

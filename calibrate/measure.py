@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from calibrate.adapters import AdapterStore
@@ -29,6 +29,7 @@ from calibrate.phases import (
 from calibrate.records import write_records
 from sim.cli import hydra_entry
 from sim.errors import UserError
+from sim.fields import plain_values
 
 
 def plan(settings: list[dict[str, int]], repeats: int) -> list[tuple[str, dict[str, int]]]:
@@ -112,7 +113,7 @@ def run_phases(bench: Bench, phases: dict[str, Any]) -> None:
 
 def task(cfg: DictConfig) -> None:
     """Measure every engine run of the plan that is not there yet, each in a process of its own."""
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = plain_values(cfg)
     root = Path(config["out"]) / config["host"] / Path(config["model"]["name"]).name
     runs = plan(config["engines"], config["repeats"])
     require_vllm()

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from calibrate.bench import names
@@ -27,7 +27,7 @@ from calibrate.bench.record import COMPLETED, RequestRecord
 from calibrate.parity_gate import Passes, differing, normal, parities, table
 from sim.cli import hydra_entry
 from sim.errors import UserError
-from sim.fields import build
+from sim.fields import build, plain_values
 from sim.files import write_atomically
 from sim.results import to_json
 from sim.workload import RequestSpec
@@ -137,7 +137,7 @@ def main() -> None:
 
 def task(cfg: DictConfig) -> None:
     """Ask, compare, write `parity_<time>.json`, print the table; exit status 1 if the gate is not passed."""
-    values = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    values = plain_values(cfg)
     config = build(ParityConfig, values, "")
     date = datetime.now().astimezone()
     passes = asyncio.run(interview(config))

@@ -231,3 +231,22 @@ def reference(bench: Bench) -> None:
             bench.engine.step()
         bench.probe.label("setup")
     bench.engine.forget_adapters()
+
+
+SWAP_REFERENCE = "swap_reference"
+
+
+def swap_reference(bench: Bench, count: int = 24, batch: int = 32) -> None:
+    """More loads into a growing host cache and activations, beside a batch as in a workload.
+
+    A load takes between 60 and 240 ms on one machine, so that the eight of `reference` say little.
+    """
+    bench.engine.release_pinned_memory()
+    with decoding(bench, batch, 128) as requests:
+        bench.probe.label(SWAP_REFERENCE)
+        for number in range(count):
+            bench.engine.reassign({requests[0]: f"{SWAP_REFERENCE}-{number}"})
+            bench.engine.step()
+            bench.engine.step()
+        bench.probe.label("setup")
+    bench.engine.forget_adapters()

@@ -28,6 +28,9 @@ class Probe:
     and fetching the sampled tokens), `update` (Scheduler.update_from_output). On the GPU: `gpu_begin` (the
     stream reaches the step), `gpu_forward` (forward pass begins), `gpu_end` (sampling has ended). With
     asynchronous scheduling a step's result is fetched after the next step's launch.
+
+    A swap of kind `prefetch` is an adapter that calibrate.bridge has taken over from its loader: the duration
+    is the engine's own, `read_s` what the loader took beside it.
     """
 
     def __init__(self, engine: VllmEngine) -> None:
@@ -90,6 +93,8 @@ class Probe:
         self._wrap(model_runner, "dispatch_cg_and_sync_dp", self._dispatch)
         self._wrap(engine.lora_manager, "add_adapter", self._add_adapter)
         self._wrap(engine.lora_manager, "_load_adapter", self._load)
+        if hasattr(engine.lora_manager, "adopt"):
+            self._wrap(engine.lora_manager, "adopt", self._adopt)
         self._wrap(engine.lora_manager._adapter_manager, "activate_adapter", self._activate)
         self._wrap(engine.lora_manager._adapter_manager, "_set_adapter_mapping", self._set_mapping)
 
@@ -185,6 +190,12 @@ class Probe:
         self._swap("load", request.lora_name, start, lora.rank)
         return lora
 
+    def _adopt(self, adopt: Callable[..., None], request: Any, loaded: Any) -> None:
+        start = clock()
+        adopt(request, loaded)
+        self._swap("prefetch", request.lora_name, start, loaded.config["r"])
+        self.swaps[-1]["read_s"] = loaded.seconds
+
     def _activate(self, activate: Callable[..., bool], lora_id: int) -> bool:
         start = clock()
         activated = activate(lora_id)
@@ -211,7 +222,7 @@ class Probe:
                 "num_running": len(self.engine.scheduler.running),
             }
         )
-        if self._step is not None:
+        if self._step is not None and kind in ("load", "activate"):
             self._step[f"{kind}s"] += 1
             self._step[f"{kind}_s"] += duration
 

@@ -1,177 +1,117 @@
-"""Replay simulated workloads on the real engine: `python -m calibrate.replay`, one engine for all its
-workloads.
+"""Replay simulated workloads on the real engine, with policies: `python -m calibrate.replay`.
+
+The plan (`conf/replay.yaml`) has rounds: engines that share the GPU, each in a process of its own, started
+together since a start is bound by one core, and used one at a time.
 """
 
-import multiprocessing
-import time
-from collections.abc import Iterator
-from itertools import islice
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
 
-from calibrate.adapters import AdapterStore
-from calibrate.engine import VllmEngine, require_vllm
-from calibrate.phases import Bench, reference, warm_up
-from calibrate.records import write_records
+from calibrate.bridge.settings import VLLMS_SWAPS
+from calibrate.engine import require_vllm
+from calibrate.engine_process import EngineProcess
+from calibrate.play import workload_of
 from sim.cli import hydra_entry
 from sim.errors import UserError
-from sim.workload import RequestSpec, WorkloadConfig, requests
-
-PREPARED = 2000
-"""Requests whose prompts are drawn and hashed before the clock starts; later ones as they come."""
 
 
-class Replay:
-    """Plays one workload: arrivals by the wall clock (open) or on completion (closed), until `duration_s`."""
+def plan_of(cfg: DictConfig) -> dict[str, Any]:
+    """Return the plan as plain values; policies may go on referring to their engine's settings."""
+    names = [str(name) for name in cfg if name != "policies"]
+    plan: dict[str, Any] = OmegaConf.to_container(OmegaConf.masked_copy(cfg, names), resolve=True)  # type: ignore[assignment]
+    return plan | {"policies": OmegaConf.to_container(cfg.policies)}
 
-    def __init__(self, engine: VllmEngine, config: WorkloadConfig, seed: int) -> None:
-        self.engine, self.config = engine, config
-        specs = requests(config, seed)
-        prepared = [(spec, self._prepare(spec)) for spec in islice(specs, PREPARED)]
-        self._upcoming = self._chain(prepared, specs)
-        self._next = next(self._upcoming, None)
-        self.rows: dict[str, dict[str, Any]] = {}
-        self._start, self._duration_s = 0.0, config.duration_s or 0.0
 
-    def _prepare(self, spec: RequestSpec) -> Any:
-        return self.engine.prepare(spec.request_id, spec.input_length, spec.output_length, spec.adapter)
+def jobs_of(config: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """Return the jobs of each round that have no results yet, in order.
 
-    def _chain(
-        self, prepared: list[tuple[RequestSpec, Any]], rest: Iterator[RequestSpec]
-    ) -> Iterator[tuple[RequestSpec, Any]]:
-        yield from prepared
-        for spec in rest:
-            yield spec, self._prepare(spec)
+    A play's workload and policy are named in the plan's tables of them. Raises UserError for names that are
+    not there, and for workloads that do not end.
+    """
+    rounds = []
+    for number, planned in enumerate(config["rounds"]):
+        jobs = [_job(job, f"rounds[{number}]", planned["engines"], config) for job in planned["jobs"]]
+        rounds.append([job for job in jobs if not (Path(job["folder"]) / "meta.json").exists()])
+    return rounds
 
-    def run(self) -> pd.DataFrame:
-        """Play the workload; return a row a request with times in seconds since its start, as
-        `requests.parquet`.
-        """
-        self._start = time.perf_counter()
-        if self.config.mode == "closed":
-            for _ in range(self.config.concurrency or 0):
-                self._submit(0.0)
-        while (now := self._now()) < self._duration_s:
-            self._submit_arrived(now)
-            if self.engine.has_requests():
-                self._take(self.engine.step())
-            elif self._next is None:
-                break
-            else:
-                time.sleep(max(0.0, min(self._next[0].arrival_ns / 1e9, self._duration_s) - self._now()))
-        unfinished = [name for name, row in self.rows.items() if row["finish_s"] is None]
-        self.engine.abort(unfinished)
-        self.engine.drain()
-        return pd.DataFrame(self.rows.values())
 
-    def _now(self) -> float:
-        return time.perf_counter() - self._start
+def _job(job: dict[str, Any], where: str, engines: list[str], config: dict[str, Any]) -> dict[str, Any]:
+    engine = job["engine"]
+    if engine not in engines:
+        raise UserError(f"{where}: {job['name']}: engine={engine} is none of {', '.join(engines)}")
+    model = Path(_named(config, "engines", engine, where)["model"]["name"]).name
+    named = {"name": job["name"], "engine": engine}
+    if "phases" in job:
+        policy = _named(config, "policies", job.get("policy", "vllm"), where)
+        folder = Path(config["measurements"]) / config["host"] / model
+        if (policy or {}).get("swaps", VLLMS_SWAPS) != VLLMS_SWAPS:
+            folder = folder / policy["swaps"]  # Not among what a profile of vLLM's own way is fitted to.
+        folder = folder / job["name"]
+        measure = {"phases": _named(config, "phases", job["phases"], where), "policy": policy}
+        return named | {"folder": str(folder), "measure": measure}
+    play = {
+        **job,
+        "workload": _named(config, "workloads", job["workload"], where) | job.get("changes", {}),
+        "policy": _named(config, "policies", job.get("policy", "vllm"), where),
+        "policy_name": job.get("policy", "vllm"),
+    }
+    workload_of(play)
+    folder = Path(config["out"]) / config["host"] / model / job["name"]
+    return named | {"folder": str(folder), "play": play}
 
-    def _submit_arrived(self, now: float) -> None:
-        while self.config.mode == "open" and self._next is not None and self._next[0].arrival_ns <= now * 1e9:
-            self._submit(self._next[0].arrival_ns / 1e9)
 
-    def _submit(self, arrival_s: float) -> None:
-        if self._next is None:
-            return
-        spec, request = self._next
-        self.engine.submit(request)
-        self.rows[spec.request_id] = {
-            "request_id": spec.request_id,
-            "adapter": spec.adapter,
-            "arrival_s": arrival_s,
-            "first_token_s": None,
-            "finish_s": None,
-            "input_length": spec.input_length,
-            "output_length": spec.output_length,
-            "num_generated_tokens": 0,
+def _named(config: dict[str, Any], table: str, name: str, where: str) -> Any:
+    if name not in config[table]:
+        raise UserError(f"{where}: {name}: none of {table}: {', '.join(config[table])}")
+    return config[table][name]
+
+
+def do_round(jobs: list[dict[str, Any]], config: dict[str, Any]) -> list[str]:
+    """Start the engines that `jobs` need, all at once, and do the jobs; returns what failed."""
+    from calibrate.engine_worker import EngineWorker
+
+    failed = []
+    with ExitStack() as stack:
+        engines = {
+            name: stack.enter_context(
+                EngineProcess(name, EngineWorker, name, config["engines"][name], config)
+            )
+            for name in dict.fromkeys(job["engine"] for job in jobs)
         }
-        self._next = next(self._upcoming, None)
-
-    def _take(self, outputs: list[Any]) -> None:
-        now = self._now()
-        if now >= self._duration_s:  # These tokens came after the end.
-            return
-        for output in outputs:
-            row = self.rows[output.request_id]
-            row["num_generated_tokens"] += len(output.new_token_ids)
-            if row["first_token_s"] is None:
-                row["first_token_s"] = now
-            if output.finished:
-                row["finish_s"] = now
-                if self.config.mode == "closed":
-                    self._submit(now)
-
-
-def workload_of(play: dict[str, Any]) -> WorkloadConfig:
-    """Return the workload of a play; UserError for what is none, or has no end."""
-    workload = WorkloadConfig.from_mapping(play["workload"])
-    if workload.duration_s is None:
-        raise UserError(f"workload.duration_s is null: the replay {play['name']} needs it")
-    return workload
-
-
-def replay_engine(
-    engine: dict[str, Any], plays: list[dict[str, Any]], config: dict[str, Any], root: Path
-) -> None:
-    """Start one engine and play its workloads in it, each from empty caches; results in a folder a play."""
-    from calibrate.machine import describe_engine, describe_machine
-    from calibrate.probe import Probe
-
-    settings = {**config["engine"], **engine}
-    store = AdapterStore(
-        Path(config["adapters_dir"]), config["model"], settings["max_lora_rank"], config["adapter_files"]
-    )
-    vllm = VllmEngine(config["model"], settings, store, config["seed"])
-    probe = Probe(vllm)
-    bench = Bench(vllm, probe, settings["max_loras"], settings["max_num_batched_tokens"], None)  # type: ignore[arg-type]
-    warm_up(bench)
-    probe.steps.clear()
-    probe.swaps.clear()
-    reference(bench)
-    for play in plays:
-        folder = root / play["name"]
-        if (folder / "meta.json").exists():
-            continue
-        vllm.forget_adapters()
-        vllm.release_pinned_memory()
-        workload = workload_of(play)
-        probe.label("replay", play["name"])
-        rows = Replay(vllm, workload, play["seed"]).run()
-        steps, swaps = probe.tables()
-        meta = {"play": play, "settings": settings, "model": config["model"]}
-        meta |= {**describe_machine(), **describe_engine(vllm)}
-        write_records(folder, {"requests": rows, "steps": steps, "swaps": swaps}, meta)
-        probe.steps[:] = [row for row in probe.steps if row["phase"] == "reference"]
-        probe.swaps[:] = [row for row in probe.swaps if row["phase"] == "reference"]
+        for engine in engines.values():
+            engine.wait_until_ready()
+        for number, job in enumerate(tqdm(jobs, desc="replays", file=sys.stderr)):
+            try:
+                print(f"{job['name']}: {engines[job['engine']].do(job)}", flush=True)
+            except UserError as error:
+                print(f"{job['name']}: {error}", flush=True)
+                failed.append(f"{job['name']}: {error}")
+            if job["engine"] not in {later["engine"] for later in jobs[number + 1 :]}:
+                engines[job["engine"]].stop()  # Its memory is for whoever needs it.
+    return failed
 
 
 def task(cfg: DictConfig) -> None:
-    """Play every workload of the plan that is not there yet, with one engine process per engine
-    configuration.
-    """
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    """Do every job of the plan that has no results yet."""
+    config = plan_of(cfg)
+    rounds = jobs_of(config)
+    chosen = config["only_rounds"]
+    if unknown := [number for number in chosen or () if number not in range(len(rounds))]:
+        raise UserError(f"only_rounds: {unknown[0]}: there are rounds 0 to {len(rounds) - 1}")
     require_vllm()
-    root = Path(config["out"]) / config["host"] / Path(config["model"]["name"]).name
-    for play in (play for group in config["plays"] for play in group["workloads"]):
-        workload_of(play)
-    for group in config["plays"]:
-        missing = [play for play in group["workloads"] if not (root / play["name"] / "meta.json").exists()]
-        print(
-            f"{group['engine']}: {len(missing)} of {len(group['workloads'])} replays to do; results in {root}"
-        )
-        if missing:
-            arguments = (group["engine"], missing, config, root)
-            process = multiprocessing.get_context("spawn").Process(target=replay_engine, args=arguments)
-            process.start()
-            process.join()
-            if process.exitcode:
-                raise UserError(
-                    f"replay with {group['engine']} failed: see vLLM's messages above; rerun to go on"
-                )
+    failed: list[str] = []
+    for number, jobs in enumerate(rounds):
+        if jobs and (chosen is None or number in chosen):
+            planned = config["rounds"][number]
+            print(f"round {number}: {len(jobs)} of {len(planned['jobs'])} replays to do", flush=True)
+            failed += do_round(jobs, config)
+    if failed:
+        raise UserError(f"{len(failed)} replays failed; rerun to try them again: {'; '.join(failed)}")
 
 
 def main() -> None:

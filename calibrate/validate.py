@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from calibrate.dataset import kinds, read_meta, read_table, reference
+from calibrate.bridge.settings import VLLMS_SWAPS
+from calibrate.dataset import read_meta, read_table
+from calibrate.host_terms import Scale, from_reference, from_swaps, from_the_replay_itself
 from sim.cli import hydra_entry
 from sim.errors import UserError
+from sim.fields import plain_values
 from sim.files import write_atomically
-from sim.profile import SWAPS
 from sim.simulation import simulate
 
 QUANTITIES = (
@@ -23,6 +25,8 @@ QUANTITIES = (
     "adapter_activations",
 )
 AGAIN = "-again"
+PLAIN = "vllm"
+SECTIONS = ("admission", "eviction", "host_eviction", "prefetch")
 META_KEYS = ("play.workload.duration_s", "play.seed", "settings.max_lora_rank", "model")
 REQUEST_COLUMNS = ("arrival_s", "first_token_s", "finish_s", "num_generated_tokens")
 
@@ -38,7 +42,7 @@ def measured(folder: Path) -> dict[str, float]:
     ttft_ms = 1e3 * (done.first_token_s - done.arrival_s)
     several = done[done.num_generated_tokens > 1]
     tpot_ms = 1e3 * (several.finish_s - several.first_token_s) / (several.num_generated_tokens - 1)
-    kinds = swaps[swaps.phase == "replay"].kind.value_counts()
+    kinds = swaps[swaps.phase == "replay"].kind.replace("prefetch", "load").value_counts()
     return {
         "output_throughput": rows.num_generated_tokens.sum() / meta["play"]["workload"]["duration_s"],
         "median_ttft_ms": float(np.percentile(ttft_ms, 50)),
@@ -49,20 +53,42 @@ def measured(folder: Path) -> dict[str, float]:
     }
 
 
-def simulated(folder: Path, config: dict[str, Any], scale: dict[str, float]) -> dict[str, float]:
-    """Return the metrics of the same workload, engine settings and seed in the simulator, on such a host."""
+def simulated(
+    folder: Path, config: dict[str, Any], profile: dict[str, Any], scale: Scale
+) -> dict[str, float]:
+    """Return the metrics of the same workload, policies, engine settings and seed in the simulator, on such a
+    host.
+    """
     meta = read_meta(folder / "meta.json", META_KEYS)
-    profile = {**config["profile"], "host_scale": scale}
+    engine = {**config["engine"], **engine_settings(meta)}
     settings = {
-        "engine": {**config["engine"], **meta["settings"]},
+        "engine": engine,
         "model": meta["model"],
         "workload": meta["play"]["workload"],
         "seed": meta["play"]["seed"],
-        "profile": profile,
+        "profile": {**profile, "host_scale": scale},
         **{key: config[key] for key in ("admission", "eviction")},
+        **policies(meta["play"].get("policy"), engine),
     }
     summary = simulate(settings).summary
     return {name: np.nan if summary[name] is None else summary[name] for name in QUANTITIES}
+
+
+def engine_settings(meta: dict[str, Any]) -> dict[str, Any]:
+    """Return the replayed engine's settings; where it was told its KV cache in bytes, in blocks."""
+    settings: dict[str, Any] = dict(meta["settings"])
+    if settings.pop("kv_cache_memory_bytes", None) is not None:
+        settings["num_gpu_blocks"] = meta["num_gpu_blocks"]
+        del settings["gpu_memory_utilization"]
+    return settings
+
+
+def policies(policy: dict[str, Any] | None, engine: dict[str, Any]) -> dict[str, Any]:
+    """Return a play's policies as sections of a run; they may refer to the engine's settings."""
+    sections = {key: value for key, value in (policy or {}).items() if key in SECTIONS}
+    resolved = OmegaConf.create({"engine": engine, "sections": sections})
+    found: dict[str, Any] = OmegaConf.to_container(resolved.sections, resolve=True)  # type: ignore[assignment]
+    return found
 
 
 def percent(part: float, whole: float) -> float:
@@ -70,50 +96,18 @@ def percent(part: float, whole: float) -> float:
     return 100 * part / whole if whole else np.nan
 
 
-def host_scale(folder: Path, profile: dict[str, Any]) -> dict[str, float]:
-    """Return the profile's host terms refreshed: this machine's reference run over the calibration's.
-
-    Terms that are bound by the host's CPU differ by 20 to 50 % between machines of one kind.
-    """
-    rank = read_meta(folder / "meta.json", META_KEYS)["settings"]["max_lora_rank"]
-    known = profile.get("reference_ms", {})
-    if rank not in known:
-        raise UserError(f"profile.reference_ms: no reference run of rank {rank}; it has {list(known)}")
-    steps = read_table(folder / "steps.parquet", ("phase", "graph", "launch_start_s", "launch_end_s"))
-    swaps = read_table(folder / "swaps.parquet", ("phase", "kind", "duration_s"))
-    here = reference(steps, swaps, str(folder))
-    return {name: round(here[name] / known[rank][name], 3) for name in here}
-
-
-def own_swaps(folder: Path, profile: dict[str, Any]) -> dict[str, float]:
-    """Return the host terms with the replay's own mean swap durations.
-
-    They are no prediction: they tell an error of the simulated mechanism from one of the swaps' speed.
-    """
-    rank = read_meta(folder / "meta.json", META_KEYS)["settings"]["max_lora_rank"]
-    swaps = read_table(folder / "swaps.parquet", ("phase", "kind", "duration_s", "host_cache_entries"))
-    found = kinds(swaps[swaps.phase == "replay"]).groupby("kind").duration_ms.agg(["sum", "size"])
-    scales = host_scale(folder, profile)
-    for factor in ("load", "activate"):
-        rows = [name for name in found.index if SWAPS[name] == factor]
-        expected = sum(found["size"][name] * mean_swap_ms(profile, name, rank) for name in rows)
-        if rows:
-            scales[factor] = round(float(sum(found["sum"][name] for name in rows) / expected), 3)
-    return scales
-
-
-def mean_swap_ms(profile: dict[str, Any], kind: str, rank: int) -> float:
-    """Return the mean duration of a swap as the simulator draws it, in ms: between quantiles, evenly."""
-    swap = profile["swaps"][kind]
-    factor = np.mean([np.mean(swap["spread"][:-1]), np.mean(swap["spread"][1:])])
-    return float((swap["constant_ms"] + swap["rank_ms"] * rank) * factor)
-
-
 def compare(folder: Path, config: dict[str, Any]) -> pd.DataFrame:
-    """Return a row per quantity for a replay; a folder of the same name with `-again` is its repetition."""
+    """Return a row per quantity for a replay; a folder of the same name with `-again` is its repetition.
+
+    `simulated` knows the host's speed from the other replays of that engine (`calibrate.host_terms`), or from
+    its reference run where there are none; `given_swaps` from the replay itself.
+    """
+    profile = profile_of(folder, config)
+    reference = from_reference(folder, profile)
+    others = [other for other in siblings(folder) if other.name != folder.name]
     first = measured(folder)
-    prediction = simulated(folder, config, host_scale(folder, config["profile"]))
-    given_swaps = simulated(folder, config, own_swaps(folder, config["profile"]))
+    prediction = simulated(folder, config, profile, from_swaps(folder, others, profile, reference))
+    given_swaps = simulated(folder, config, profile, from_the_replay_itself(folder, profile, reference))
     repetition = folder.with_name(folder.name + AGAIN)
     again = measured(repetition) if repetition.exists() else {}
     rows = []
@@ -123,6 +117,7 @@ def compare(folder: Path, config: dict[str, Any]) -> pd.DataFrame:
         rows.append(
             {
                 "workload": folder.name,
+                "policy": read_meta(folder / "meta.json", META_KEYS)["play"].get("policy_name", PLAIN),
                 "quantity": name,
                 "measured": first[name],
                 "measured_again": second,
@@ -136,11 +131,45 @@ def compare(folder: Path, config: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def profile_of(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the profile of the way in which the replay's adapters came in."""
+    key = "profile" if swaps_mode(folder) == VLLMS_SWAPS else swaps_mode(folder)
+    profile: dict[str, Any] = config[key]
+    return profile
+
+
+def swaps_mode(folder: Path) -> str:
+    """Return how adapters came in: `calibrate.bridge.settings.SWAPS`."""
+    policy = read_meta(folder / "meta.json", META_KEYS)["play"].get("policy") or {}
+    return str(policy.get("swaps", VLLMS_SWAPS))
+
+
+def siblings(folder: Path) -> list[Path]:
+    """Return the replays of the same engine in which adapters came in the same way, this one included."""
+    engine = read_meta(folder / "meta.json", META_KEYS).get("engine")
+    if engine is None:
+        return [folder]
+    return [
+        other.parent
+        for other in sorted(folder.parent.glob("*/meta.json"))
+        if read_meta(other, META_KEYS).get("engine") == engine
+        and swaps_mode(other.parent) == swaps_mode(folder)
+    ]
+
+
+def is_row(folder: Path) -> bool:
+    """Whether a replay is a row of its own: no repetition, and none of those that compare outputs."""
+    play = read_meta(folder / "meta.json", META_KEYS)["play"]
+    return not folder.name.endswith(AGAIN) and not play.get("outputs")
+
+
 def task(cfg: DictConfig) -> None:
     """Compare every replay and write one table."""
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = plain_values(cfg)
     root = Path(config["replays"])
-    folders = sorted(file.parent for file in root.glob("*/meta.json") if not file.parent.name.endswith(AGAIN))
+    folders = [
+        folder for folder in sorted(file.parent for file in root.glob("*/meta.json")) if is_row(folder)
+    ]
     if not folders:
         raise UserError(
             f"replays={root}: no replays (*/meta.json) there; make some with python -m calibrate.replay"

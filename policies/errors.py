@@ -1,6 +1,6 @@
 """What a policy must not do."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Container
 
 MOST_NAMED = 8
 """Allowed answers that a message names; a tier may hold thousands."""
@@ -11,6 +11,17 @@ class PolicyError(Exception):
 
     The message is one line: which policy, what it did, what is wrong with that, and what is allowed.
     """
+
+
+def check_offer(
+    policy: object, request: object, waiting: Container[object], offered: Container[object]
+) -> None:
+    """Raise PolicyError unless an admission policy that has `offered` these in a step may yield `request`."""
+    if request in waiting and request not in offered:
+        return
+    what = "was offered before in this step" if request in offered else "does not wait"
+    name = getattr(request, "request_id", request)
+    raise PolicyError(f"admission policy {type(policy).__name__}: candidates yielded {name!r}, which {what}")
 
 
 def wrong_answer(policy: object, returned: object, wrong: str, allowed: Collection[object]) -> PolicyError:

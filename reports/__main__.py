@@ -4,16 +4,17 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from reports.choose import Recommendation, recommend
-from reports.evidence import load_check, load_fit
-from reports.load import MAKE_SWEEP, Row, load_sweep
-from reports.page import render
 from reports.svg import picture
-from reports.sweep_plots import sweep_plots
-from reports.tables import best_table
+from reports.sweep.choose import Recommendation, recommend
+from reports.sweep.evidence import load_check, load_fit
+from reports.sweep.load import MAKE_SWEEP, Row, load_sweep
+from reports.sweep.page import render
+from reports.sweep.plots import sweep_plots
+from reports.sweep.tables import best_table
 from sim.cli import hydra_entry
 from sim.errors import UserError
 from sim.files import write_atomically
+from sim.tables import aligned
 
 
 def main() -> None:
@@ -43,15 +44,7 @@ def task(config: DictConfig) -> None:
 def in_short(rows: list[Row], choice: Recommendation | None) -> str:
     """Return the best setting for each traffic shape as a table, and the recommended command line."""
     table = best_table(rows, choice)
-    lines = [list(table.head), *(list(row) for row in table.rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(table.head))]
-    text = [
-        "  ".join(
-            cell.ljust(width) if column < table.labels else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
+    text = aligned(table.head, table.rows, table.labels)
     command = ["No run succeeded, so no setting is recommended; the report has the messages."]
     if choice is not None:
         command = [f"Recommended for all traffic shapes: {choice.setting}", "", choice.serve_command]

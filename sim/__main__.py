@@ -8,11 +8,13 @@ from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from sim.cli import hydra_entry
+from sim.config import run_values
+from sim.fields import plain_values
 from sim.job import import_from_config_dirs, run_job
-from sim.objective import Objective
+from sim.sweep.objective import Objective
 from sim.tables import cell
 
 SHOWN_METRICS = (
@@ -38,10 +40,10 @@ def simulate_job(config: DictConfig) -> float | None:
 
     hydra = cast("DictConfig", HydraConfig.get())
     import_from_config_dirs(hydra)
-    values = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
-    objective, sweep = Objective.from_mapping(values.pop("objective")), values.pop("sweep")
+    values = run_values(config)
+    objective = Objective.from_mapping(plain_values(config.objective))
     if hydra.mode == RunMode.MULTIRUN:
-        return objective.value(run_job(values, hydra, sweep["resume"]))
+        return objective.value(run_job(values, hydra, config.sweep.resume))
     out_dir = Path(hydra.runtime.output_dir)
     try:
         summary = simulation.run(values, out_dir).summary

@@ -1,6 +1,7 @@
 """Where adapters are: disk, host cache, GPU slots."""
 
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Collection, Sequence
 from hashlib import blake2b
 from heapq import heappop, heappush
 from typing import Literal, NamedTuple
@@ -63,21 +64,23 @@ class AdapterTiers:
         """
         events: list[AdapterEvent] = []
         order = self._application_order(adapters)
-        if self.slots.keys() >= set(order):
-            for policy in (self.host_policy, self.slots_policy):
-                for adapter in order:
-                    policy.on_access(adapter)
+        slots, host_cache = self.slots, self.host_cache
+        if all(map(slots.__contains__, order)):
+            use_all(self.host_policy, order)
+            use_all(self.slots_policy, order)
             return events
+        # An activation leaves the host cache alone, so that most often its turn can come first.
+        loaded = host_cache.issuperset(order)
+        if loaded:
+            use_all(self.host_policy, order)
         for adapter in order:
-            if adapter in self.host_cache:
-                self.host_policy.on_access(adapter)
-            else:
-                self._load(adapter, adapters, events)
-            if adapter in self.slots:
+            if not loaded:
+                self._bring_to_host(adapter, adapters, events)
+            if adapter in slots:
                 self.slots_policy.on_access(adapter)
             else:
                 self._activate(adapter, adapters, events)
-        if not self.slots.keys() >= set(order):
+        if not all(map(slots.__contains__, order)):
             name = getattr(self.slots_policy, "name", type(self.slots_policy).__name__)
             raise PolicyError(
                 f"eviction policy {name}, or that of the host cache: gave up an adapter that was applied for "
@@ -116,12 +119,17 @@ class AdapterTiers:
         return number
 
     def _application_order(self, adapters: Collection[str]) -> list[str]:
-        numbers = self._numbers
         try:
-            in_set = {numbers[adapter] for adapter in adapters}
+            in_set = set(map(self._numbers.__getitem__, adapters))
         except KeyError:
-            in_set = {self.number(adapter) for adapter in adapters}
-        return [self._names[number] for number in in_set]
+            in_set = set(map(self.number, adapters))
+        return list(map(self._names.__getitem__, in_set))
+
+    def _bring_to_host(self, adapter: str, needed: Collection[str], events: list[AdapterEvent]) -> None:
+        if adapter in self.host_cache:
+            self.host_policy.on_access(adapter)
+        else:
+            self._load(adapter, needed, events)
 
     def _load(self, adapter: str, needed: Collection[str], events: list[AdapterEvent]) -> None:
         events.append(AdapterEvent("load", adapter))
@@ -139,11 +147,12 @@ class AdapterTiers:
             self._deactivate(victim, events)
 
     def _activate(self, adapter: str, needed: Collection[str], events: list[AdapterEvent]) -> None:
-        self.slots_policy.on_miss(adapter)
-        if not self._free_slots:
-            self._deactivate(self.slots_policy.victim(needed), events)
-        slot = self.slots[adapter] = heappop(self._free_slots)
-        self.slots_policy.on_insert(adapter)
+        policy, free_slots = self.slots_policy, self._free_slots
+        policy.on_miss(adapter)
+        if not free_slots:
+            self._deactivate(policy.victim(needed), events)
+        self.slots[adapter] = slot = heappop(free_slots)
+        policy.on_insert(adapter)
         events.append(AdapterEvent("activate", adapter, slot))
 
     def _deactivate(self, adapter: str, events: list[AdapterEvent]) -> None:
@@ -151,3 +160,9 @@ class AdapterTiers:
         self.slots_policy.on_remove(adapter)
         heappush(self._free_slots, slot)
         events.append(AdapterEvent("evict_slot", adapter, slot))
+
+
+def use_all(policy: EvictionPolicy, adapters: Sequence[str]) -> None:
+    """Tell `policy` that the adapters, which are in its tier, are used, in this order."""
+    # A loop without steps of Python's: this happens for every adapter of every step.
+    deque(map(policy.on_access, adapters), maxlen=0)

@@ -3,17 +3,19 @@
 import functools
 import importlib
 import os
+import re
 import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 import yaml
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
@@ -25,7 +27,9 @@ from sim.errors import UserError
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+CONFIG_PATH = "pkg://conf"
 _at_end = ExitStack()
+_MAY_SET_MODE = re.compile(r"[+~]*(hydra\.mode|hydra=|experiment)")
 # Beginnings of lines in Hydra's messages that say nothing to a user.
 _NOISE = ("full_key:", "object_type=", "reference_type=", "See ", "To append ", "^")
 
@@ -46,8 +50,8 @@ def hydra_entry(task: Callable[[DictConfig], Any], config_name: str, prog: str =
         with warnings.catch_warnings():
             # Hydra turns an exception in a callback into a warning and carries on.
             warnings.filterwarnings("error", message=r"Callback \S+ raised", category=UserWarning)
-            application = hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)
-            with _at_end:
+            application = hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=config_name)
+            with _at_end, _composing_once():
                 application(_Job(task))()
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -136,6 +140,29 @@ def _import_neighbours() -> None:
     for room in ("conf", "policies"):
         importlib.import_module(room)
     sys.path.remove(root)
+
+
+@contextmanager
+def _composing_once() -> Iterator[None]:
+    """Spare Hydra one of two compositions, each a good part of the time that a short run takes.
+
+    Before a job it composes the whole configuration only to see whether that sets ``hydra.mode``
+    (`Hydra.get_mode`). Here experiments alone do, and what a user adds might: a setting of Hydra's, a folder.
+    """
+    get_mode = Hydra.get_mode
+
+    def mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        sources = self.config_loader.get_search_path().get_path()
+        ours = all(s.path == CONFIG_PATH or s.provider in ("hydra", "schema") for s in sources)
+        if ours and not any(_MAY_SET_MODE.match(override) for override in overrides):
+            return None
+        return get_mode(self, config_name, overrides)
+
+    Hydra.get_mode = mode  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Hydra.get_mode = get_mode  # type: ignore[method-assign]
 
 
 def _refuse_bad_flags() -> None:

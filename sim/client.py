@@ -1,6 +1,6 @@
 """The clients of a run: they send a workload's requests to its engines, open loop or closed loop."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import simpy
 from simpy.events import Event
@@ -15,6 +15,10 @@ from sim.workload.prefixes import prefix_hashes
 
 MOST_REJECTED = 100_000
 """So many requests in a row that are refused at one instant would go on for ever."""
+
+
+def _nobody() -> None:
+    """Nobody is told."""
 
 
 class Client:
@@ -41,6 +45,8 @@ class Client:
         self.engine = engine
         self.ledger = ledger
         self.num_in_flight = 0
+        self.on_done: Callable[[], None] = _nobody
+        """Told, perhaps again, that all requests have been sent and none is in flight."""
         self._traffic = traffic
         self._served = None if workload.adapters is None else set(workload.adapters)
         self._gateway: Gateway | None = None
@@ -59,6 +65,16 @@ class Client:
         self.num_in_flight -= 1
         if self.workload.mode == "closed" and self._gateway is not None:
             self._send_next(self._gateway)
+        self._tell_if_done()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all requests have been sent, and none is in flight."""
+        return self.num_in_flight == 0 and len(self.ledger.requests) == self._traffic.num_requests
+
+    def _tell_if_done(self) -> None:
+        if self.is_done:
+            self.on_done()
 
     def _send_on_time(self, gateway: Gateway) -> Generator[Event, None, None]:
         for spec in self._traffic.specs:
@@ -90,6 +106,7 @@ class Client:
         number = self.ledger.add(request)
         if not self._accepts(spec):
             self.ledger.rejected.add(request)
+            self._tell_if_done()
             return False
         self.num_in_flight += 1
         gateway.send(number)

@@ -8,11 +8,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from sim.cli import hydra_entry
-from sim.comparison import compare_folders, compare_settings, in_words
 from sim.errors import UserError
 from sim.files import write_atomically
-from sim.rows import write_csv
-from sim.runs import load_runs
+from sim.sweep.comparison import compare_folders, compare_settings, in_words
+from sim.sweep.rows import write_csv
+from sim.sweep.runs import load_runs
 
 PROG = "lorasim-compare"
 

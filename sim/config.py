@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+from omegaconf import DictConfig, OmegaConf
+
 from sim.errors import UserError
-from sim.fields import as_mapping, build, require_positive
+from sim.fields import as_mapping, build, plain_values, require_positive
 from sim.workload import WorkloadConfig, adapter_name
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -16,6 +18,9 @@ SCHEDULING_POLICIES = ("fcfs", "priority")
 
 CUDAGRAPH_MODES = ("FULL_AND_PIECEWISE", "PIECEWISE")
 """The values of vLLM's ``cudagraph_mode`` that are modelled: its default, and the only one of vLLM 0.8.5."""
+
+NOT_OF_A_RUN = ("objective", "sweep")
+"""What ``conf/config.yaml`` holds beside a run: by what it is judged, and how a sweep goes about it."""
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -507,3 +512,14 @@ class RunConfig(EnginesConfig):
                 f"failover.at_s={failover.at_s}: nobody is left to answer a closed loop; expected "
                 "replicas=2 at least, or a fallback"
             )
+
+
+def run_values(cfg: DictConfig, *others: str) -> dict[str, Any]:
+    """Return the run that a command's configuration (``conf/config.yaml``) holds, for `RunConfig`, resolved.
+
+    ``others``: sections that are the command's own beside NOT_OF_A_RUN. Raises omegaconf's errors for what
+    cannot be resolved.
+    """
+    # What Hydra says of its own cannot be resolved in each place.
+    values = plain_values(OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"]))
+    return {name: value for name, value in values.items() if name not in (*NOT_OF_A_RUN, *others)}

@@ -85,6 +85,11 @@ class StepCost(NamedTuple):
     only thing that changes then.
     """
 
+    def with_gpu_fs(self, gpu_fs: int) -> "StepCost":
+        """Return the cost of a step that is alike otherwise."""
+        schedule_ns, prepare_ns, remap_ns, launch_ns, _, update_ns, gpu_growth_fs = self
+        return StepCost(schedule_ns, prepare_ns, remap_ns, launch_ns, gpu_fs, update_ns, gpu_growth_fs)
+
     def slowed(self, host_factor: float) -> "StepCost":
         """Return the cost of the step where the host's phases take `host_factor` times as long."""
         return StepCost(

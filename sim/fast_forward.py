@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sim.costs import FS_PER_NS
 from sim.scheduler import StepPlan
@@ -49,15 +49,15 @@ class DecodeRun:
 
     def gpu_ns(self, num_steps: int) -> int:
         """GPU time of the first `num_steps` further steps."""
-        cost = self.last.cost
-        growing = cost.gpu_growth_fs * (num_steps * (num_steps + 1) // 2)
-        return (self.carry_fs + num_steps * cost.gpu_fs + growing) // FS_PER_NS
+        cost = self.under_way[-1].cost
+        growing_fs = cost.gpu_growth_fs * (num_steps * (num_steps + 1) // 2)
+        return (self.carry_fs + num_steps * cost.gpu_fs + growing_fs) // FS_PER_NS
 
     def carry_after_fs(self) -> int:
         """GPU time after the run that is not a whole ns."""
         cost, num_steps = self.last.cost, self.num_steps
-        growing = cost.gpu_growth_fs * (num_steps * (num_steps + 1) // 2)
-        return (self.carry_fs + num_steps * cost.gpu_fs + growing) % FS_PER_NS
+        growing_fs = cost.gpu_growth_fs * (num_steps * (num_steps + 1) // 2)
+        return (self.carry_fs + num_steps * cost.gpu_fs + growing_fs) % FS_PER_NS
 
     def turn_ns(self, number: int) -> int:
         """When turn `number` is, up to the one after the run."""
@@ -69,8 +69,13 @@ class DecodeRun:
 
     def num_turns(self, before_ns: int, inclusive: bool) -> int:
         """How many turns of the run come before `before_ns`, or at it."""
+        shortest_ns = self.period_ns + (self.gpu_fs // FS_PER_NS if self.paced_by_gpu else 0)
+        most = self.num_steps
+        if shortest_ns:
+            # Turns come further and further apart: no more than these can be before.
+            most = min(most, self.offset + 1 + max(0, before_ns - self.base_ns) // shortest_ns)
         bisect = bisect_right if inclusive else bisect_left
-        return bisect(range(1, self.num_steps + 1), before_ns, key=self.turn_ns)
+        return bisect(range(1, most + 1), before_ns, key=self.turn_ns)
 
     def busy_ns(self, num_steps: int) -> int:
         """How long the GPU is busy with the first `num_steps` further steps."""
@@ -91,23 +96,23 @@ class DecodeRun:
     def record(self, number: int, plan: StepPlan) -> StepRecord:
         """Return all about the further step `number`, whose plan is given; 0 is the last one under way."""
         if number <= 0:
-            return replace(self.under_way[number - 1], plan=plan)
+            return self.under_way[number - 1].with_plan(plan)
         last, schedule_ns, gpu_end_ns = self.last, self.turn_ns(number), self.gpu_end_ns(number)
         start_ns = gpu_end_ns - self.busy_ns(number) + self.busy_ns(number - 1)
         cost, shape = last.cost, last.shape
         return StepRecord(
-            step=last.step + number,
-            plan=plan,
-            shape=shape.with_kv_tokens(shape.kv_tokens + number * shape.num_reqs),
-            cost=cost._replace(gpu_fs=cost.gpu_fs + number * cost.gpu_growth_fs),
-            events=[],
-            schedule_ns=schedule_ns,
-            load_ns=0,
-            activate_ns=0,
-            launch_end_ns=schedule_ns + cost.schedule_ns + cost.prepare_ns + cost.launch_ns,
-            gpu_start_ns=start_ns,
-            gpu_end_ns=gpu_end_ns,
-            gpu_idle=GpuIdle(0, 0, start_ns - self.gpu_end_ns(number - 1), 0),
+            last.step + number,
+            plan,
+            shape.with_kv_tokens(shape.kv_tokens + number * shape.num_reqs),
+            cost.with_gpu_fs(cost.gpu_fs + number * cost.gpu_growth_fs),
+            [],
+            schedule_ns,
+            0,
+            0,
+            schedule_ns + cost.schedule_ns + cost.prepare_ns + cost.launch_ns,
+            start_ns,
+            gpu_end_ns,
+            GpuIdle(0, 0, start_ns - self.gpu_end_ns(number - 1), 0),
         )
 
     def play(self, observer: StepObserver) -> None:

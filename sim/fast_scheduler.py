@@ -7,7 +7,7 @@ from sim.config import EngineConfig
 from sim.kv_blocks import KVBlockPool
 from sim.lockstep import Lockstep
 from sim.request import Request, RequestStatus
-from sim.scheduler import AsyncScheduler, Scheduler, StepPlan
+from sim.scheduler import Scheduler, StepPlan
 
 
 class FastScheduler(Scheduler):
@@ -18,20 +18,20 @@ class FastScheduler(Scheduler):
     step might preempt, and at an abort, the group dissolves, and the plain scheduler decides.
     """
 
-    _num_under_way = 0
-    """Steps under way whose tokens are not known when a step is scheduled."""
-
     def __init__(self, config: EngineConfig, kv: KVBlockPool, admission: AdmissionPolicy[Request]) -> None:
         super().__init__(config, kv, admission)
         self.lockstep = Lockstep(kv, config.async_scheduling)
         self._others: list[Request] = []
         self.in_flight: deque[StepPlan] = deque()
         """Steps whose results are not known, oldest first."""
+        self._num_under_way = int(config.async_scheduling)
+        """Steps under way whose tokens are not known when a step is scheduled."""
 
     def schedule(self) -> StepPlan:
         """Decide the next step."""
-        self._retire()
-        joined = self._join()
+        if self._asynchronous:
+            self._retire()
+        joined = self._join() if self._others else []
         if self._may_preempt():
             self.settle()
             plan = super().schedule()
@@ -48,7 +48,8 @@ class FastScheduler(Scheduler):
     def _plan_with_group(self, joined: list[Request]) -> StepPlan:
         """Decide a step that preempts nobody."""
         group = self.lockstep.group
-        plan = StepPlan(group=group, adapters=group.adapters.copy(), joined=joined)
+        plan = StepPlan(group)
+        plan.joined = joined
         self._start(plan)
         token_budget = self.config.max_num_batched_tokens - len(group.requests)
         if self._others:
@@ -127,7 +128,12 @@ class FastScheduler(Scheduler):
         return needed > self.kv.num_free_blocks
 
     def _retire(self) -> None:
-        """Nothing retires while there are no results under way."""
+        """Let those go whose last token is known to be under way; they keep their place."""
+        lockstep = self.lockstep
+        for request in lockstep.ends.get(lockstep.ticks - 1, ()):
+            limit = request.num_prompt_tokens + request.max_tokens
+            if request.final_num_tokens == limit or self._final(request) == self.config.max_model_len:
+                lockstep.leave(request)
 
     def _join(self) -> list[Request]:
         """Let others into the group that decode, up to the first that does not; returns them."""
@@ -154,37 +160,21 @@ class FastScheduler(Scheduler):
 
     def _take_tokens(self, plan: StepPlan) -> list[Request]:
         """The members whose last token this is come first in the order of `running`."""
-        self.lockstep.known = plan.tick + 1
-        ending = self.lockstep.ends.pop(plan.tick, [])
+        lockstep = self.lockstep
+        if self._asynchronous and not lockstep.members.keys().isdisjoint(lockstep.ends.get(plan.tick, ())):
+            # A request that stops by itself is still in the step that is under way.
+            self.settle()
+        lockstep.known = plan.tick + 1
+        ending: list[Request] = lockstep.ends.pop(plan.tick, [])
         for request in ending:
             self._end(request)
-        return ending + super()._take_tokens(plan)
+        return ending + super()._take_tokens(plan) if plan.sampled_chunks else ending
 
     def _end(self, request: Request) -> None:
-        self.lockstep.leave(request)
-
-
-class FastAsyncScheduler(FastScheduler, AsyncScheduler):
-    """As `AsyncScheduler`."""
-
-    _num_under_way = 1
-
-    def _retire(self) -> None:
-        """Let those go whose last token is known to be under way; they keep their place."""
-        lockstep = self.lockstep
-        for request in lockstep.ends.get(lockstep.ticks - 1, ()):
-            limit = min(request.num_prompt_tokens + request.max_tokens, self.config.max_model_len)
-            if self._final(request) == limit:
-                lockstep.leave(request)
-
-    def _take_tokens(self, plan: StepPlan) -> list[Request]:
-        """A request that stops by itself is still in the step that is under way."""
-        lockstep = self.lockstep
-        if any(request in lockstep.members for request in lockstep.ends.get(plan.tick, ())):
-            self.settle()
-        return super()._take_tokens(plan)
-
-    def _end(self, request: Request) -> None:
+        """The last token of a request is known."""
+        if not self._asynchronous:
+            self.lockstep.leave(request)
+            return
         request.num_tokens += 1
         request.num_output_placeholders -= 1
         self.kv.cache_blocks(request, request.num_computed_tokens)
@@ -192,6 +182,4 @@ class FastAsyncScheduler(FastScheduler, AsyncScheduler):
 
 def make_scheduler(config: EngineConfig, kv: KVBlockPool, admission: AdmissionPolicy[Request]) -> Scheduler:
     """Return the scheduler that `config` asks for."""
-    if config.fast_forward:
-        return (FastAsyncScheduler if config.async_scheduling else FastScheduler)(config, kv, admission)
-    return (AsyncScheduler if config.async_scheduling else Scheduler)(config, kv, admission)
+    return (FastScheduler if config.fast_forward else Scheduler)(config, kv, admission)

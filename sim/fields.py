@@ -5,7 +5,9 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+
+from omegaconf import DictConfig, OmegaConf
 
 from sim.errors import UserError
 
@@ -29,6 +31,14 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         raise UserError(f"missing key {prefix}{missing[0]}")
     hints = typing.get_type_hints(cls)
     return cls(**{name: _checked(value, hints[name], prefix + name) for name, value in values.items()})
+
+
+def plain_values(cfg: DictConfig) -> dict[str, Any]:
+    """Return a configuration with nothing left to resolve, as plain dicts and lists.
+
+    Raises omegaconf's errors for what cannot be resolved.
+    """
+    return cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
 
 
 def as_mapping(value: object, where: str) -> Mapping[str, Any]:

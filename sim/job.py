@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from sim.errors import DoesNotFit, UserError
-from sim.rows import expect_rows, put_row, sweep_row
+from sim.sweep.rows import expect_rows, put_row, sweep_row
 
 TRACEBACK_FILE = "traceback.txt"
 _GROUPS = ("workload", "admission", "eviction", "prefetch", "routing")
@@ -27,7 +27,8 @@ def run_job(values: Mapping[str, Any], hydra: DictConfig, resume: bool) -> dict[
     exception that is no UserError leaves its traceback beside it. Raises OSError where nothing can be
     written, which every other job would meet too.
     """
-    from sim import freshness, results, simulation  # noqa: PLC0415
+    from sim import results, simulation  # noqa: PLC0415
+    from sim.sweep import freshness  # noqa: PLC0415
 
     out_dir, sweep_dir = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir)
     expect_rows(sweep_dir)

@@ -1,7 +1,7 @@
 """The loader: brings adapters to the host cache beside the engine's work, as a prefetch policy wants."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from simpy import Environment
@@ -48,11 +48,6 @@ class Loader:
     def is_busy(self) -> bool:
         """Whether a load is under way."""
         return self._loading is not None
-
-    @property
-    def waiting_loras(self) -> Mapping[str, list[Request]]:
-        """The requests that are held back, by adapter."""
-        return self._held
 
     def arrive(self, request: Request) -> bool:
         """Take note of a request that waits; returns whether it is held back."""

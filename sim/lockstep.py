@@ -54,18 +54,20 @@ class Lockstep:
         self._asynchronous = asynchronous
         self._residues = [0] * kv.block_size
         """How many members need a new block in the ticks that leave this remainder."""
+        # Beside the members, so that a new group need not look at each request.
+        self._adapter_of: dict[Request, str | None] = {}
+        self._num_lora_tokens = 0
         self._group: Group | None = None
 
     @property
     def group(self) -> Group:
         """The members now; the same object until one joins or leaves."""
         if self._group is None:
-            requests = list(self.members)
-            of_tokens = [request.adapter for request in requests]
+            of_tokens = list(self._adapter_of.values())
             adapters = dict.fromkeys(of_tokens)
-            adapters.pop(None, None)
-            num_lora_tokens = len(of_tokens) - of_tokens.count(None)
-            self._group = Group(requests, adapters, of_tokens, num_lora_tokens)  # type: ignore[arg-type]
+            if self._num_lora_tokens < len(of_tokens):
+                del adapters[None]
+            self._group = Group(list(self.members), adapters, of_tokens, self._num_lora_tokens)  # type: ignore[arg-type]
         return self._group
 
     def join(self, request: Request, final_num_tokens: int) -> None:
@@ -74,6 +76,8 @@ class Lockstep:
         # With n tokens known or under way, n - 1 are computed, and the coming tick yields token n + 1.
         last = self.ticks + final_num_tokens - context - 2
         self.members[request] = Member(self.ticks, last)
+        self._adapter_of[request] = request.adapter
+        self._num_lora_tokens += request.adapter is not None
         self.ends[last].append(request)
         self.context += context
         self._residues[(self.ticks - context) % self.kv.block_size] += 1
@@ -82,6 +86,7 @@ class Lockstep:
     def leave(self, request: Request) -> None:
         """Bring a member's fields up to date and let it go."""
         joined = self.members.pop(request).joined
+        self._num_lora_tokens -= self._adapter_of.pop(request) is not None
         scheduled, known = self.ticks - joined, max(self.known - joined, 0)
         context = request.num_computed_tokens
         self._residues[(joined - context) % self.kv.block_size] -= 1
@@ -112,11 +117,12 @@ class Lockstep:
 
     def blocks_needed(self, num_ticks: int = 1) -> int:
         """KV blocks that the members need in the next ticks together."""
+        size = self.kv.block_size
         if num_ticks == 1:
-            return self._residues[self.ticks % self.kv.block_size]
-        rounds, rest = divmod(num_ticks, self.kv.block_size)
-        first = self.ticks
-        of_rest = sum(self._residues[tick % self.kv.block_size] for tick in range(first, first + rest))
+            return self._residues[self.ticks % size]
+        rounds, rest = divmod(num_ticks, size)
+        first = self.ticks % size
+        of_rest = sum((self._residues * 2)[first : first + rest])
         return rounds * len(self.members) + of_rest
 
     def tick(self, num_ticks: int = 1) -> None:

@@ -80,22 +80,23 @@ class PrefixCachingBlockPool(KVBlockPool):
             self._touch(request, computed_blocks)
         if num_new_blocks:
             request.num_kv_blocks += num_new_blocks
-            self.num_free_blocks -= num_new_blocks
-            self._evict()
+            self.take(num_new_blocks)
         self.cache_blocks(request, min(needed_tokens, request.num_tokens))
         return True
 
     def take(self, num_blocks: int) -> None:
         """Give `num_blocks` of the free blocks to requests that hold them together."""
-        super().take(num_blocks)
-        self._evict()
+        self.num_free_blocks -= num_blocks
+        if self._num_evictable > self.num_free_blocks:
+            self._evict()
 
     def cache_blocks(self, request: Request, num_tokens: int) -> None:
         """Take note that the first `num_tokens` of `request` are known, and the full blocks among them."""
         num_full_blocks = num_tokens // self.block_size
         if num_full_blocks > request.num_cached_blocks:
-            num_shared_blocks = min(num_full_blocks, len(request.prefix_hashes))
-            self._add_to_cache(request, request.num_cached_blocks, num_shared_blocks)
+            if request.prefix_hashes:
+                num_shared_blocks = min(num_full_blocks, len(request.prefix_hashes))
+                self._add_to_cache(request, request.num_cached_blocks, num_shared_blocks)
             request.num_cached_blocks = num_full_blocks
 
     def free(self, request: Request) -> None:

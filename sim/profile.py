@@ -13,7 +13,7 @@ from sim.costs import FS_PER_NS, ConstantCosts, CostModel, StepCost, StepShape
 from sim.errors import UserError
 from sim.fields import as_mapping, build
 from sim.memory import MemoryProfile
-from sim.terms import TERMS, sums
+from sim.terms import TERMS, sums, within
 from sim.workload.streams import stream
 
 GRAPHS = ("full", "piecewise", "none")
@@ -108,15 +108,14 @@ class FittedCosts:
             for name, factor in SWAPS.items()
         }
         self._ranges = {key: ranges[key] for key in RANGED if key in ranges}
+        self._is_measured = within(self._ranges)
         self._expected = dict(self._ranges)
         """The measured ranges, widened by what steps took outside of them."""
 
     def step(self, shape: StepShape) -> StepCost:
         """Sum up the terms; the host's rounded to ns."""
-        for key, (low, high) in self._expected.items():
-            value = getattr(shape, key)
-            if not low <= value <= high:
-                self._expected[key] = min(low, value), max(high, value)
+        if not self._is_measured(shape):
+            self._note_outside(shape)
         sums_fs, gpu_growth_fs = self._sums[shape.graph]
         schedule, prepare, remap, launch, gpu_fs, update = sums_fs(shape)
         return StepCost(
@@ -128,6 +127,11 @@ class FittedCosts:
             (update + HALF_NS) // FS_PER_NS,
             gpu_growth_fs * shape.num_reqs,
         )
+
+    def _note_outside(self, shape: StepShape) -> None:
+        for key, (low, high) in self._expected.items():
+            value = getattr(shape, key)
+            self._expected[key] = min(low, value), max(high, value)
 
     def load_ns(self, grows: bool, rank: int) -> int:
         """Draw the duration of a load."""

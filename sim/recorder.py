@@ -126,8 +126,9 @@ class Recorder:
         self.num_steps += 1
         self.num_adapter_uses += len(record.plan.adapters)
         if record.events:
-            self.adapter_events.update(event.kind for event in record.events)
-            self.num_swap_steps += any(event.kind == "activate" for event in record.events)
+            num_activations = self.adapter_events["activate"]
+            self._count_events(record.events)
+            self.num_swap_steps += self.adapter_events["activate"] > num_activations
 
     def on_preempt(self, request: Request, now_ns: int) -> None:
         """Count a preemption."""
@@ -136,7 +137,12 @@ class Recorder:
     def on_swaps(self, events: Sequence[AdapterEvent], now_ns: int) -> None:
         """Count loads and evictions beside the engine's work."""
         if now_ns >= self.start_ns:
-            self.adapter_events.update(event.kind for event in events)
+            self._count_events(events)
+
+    def _count_events(self, events: Sequence[AdapterEvent]) -> None:
+        counts = self.adapter_events
+        for event in events:
+            counts[event.kind] += 1
 
     def on_tokens(self, plan: StepPlan, now_ns: int) -> None:
         """Count a step's tokens and the gaps since each request's token before."""
@@ -144,17 +150,18 @@ class Recorder:
         if now_ns < start_ns:
             return
         self.num_output_tokens += len(plan.group.requests) + len(plan.sampled_chunks)
-        num_together = self._num_counted(plan.group.requests) - self._num_counted(plan.joined)
+        together, joined = plan.group.requests, plan.joined
+        num_together = self._num_counted(together) - (self._num_counted(joined) if joined else 0)
         if num_together:
             self.gaps.append(now_ns - before_ns, num_together)
-        alone = plan.joined + plan.sampled_chunks
-        if not alone:
-            return
-        tokens_before = [request.last_token_ns for request in alone if request.arrival_ns >= start_ns]
-        # Most requests of a step had their last token at the same instant: the step before.
-        for token_ns, count in Counter(tokens_before).items():
-            if token_ns is not None:
-                self.gaps.append(now_ns - token_ns, count)
+        # Most of the others had their last token at the same instant too: the step before.
+        counts: dict[int, int] = {}
+        for request in joined + plan.sampled_chunks:
+            token_ns = request.last_token_ns
+            if token_ns is not None and request.arrival_ns >= start_ns:
+                counts[token_ns] = counts.get(token_ns, 0) + 1
+        for token_ns, count in counts.items():
+            self.gaps.append(now_ns - token_ns, count)
 
     def on_run(self, run: DecodeRun) -> None:
         """Count the steps and the tokens of a run."""
@@ -188,17 +195,22 @@ class Recorder:
     def _add_gpu_time(self, record: StepRecord) -> None:
         """Add what of the GPU's waiting before the step, and of the step itself, lies in the window."""
         start_ns, end_ns, free_ns = record.gpu_start_ns, record.gpu_end_ns, self._gpu_free_ns
+        self._gpu_free_ns = end_ns
         time, idle, waited_ns = self.gpu_time, record.gpu_idle, start_ns - free_ns
-        time.compute += self._in_window_ns(start_ns, end_ns)
-        if waited_ns:
+        part_ns = waited_ns
+        if free_ns < self.start_ns or (self.end_ns is not None and end_ns > self.end_ns):
             part_ns = self._in_window_ns(free_ns, start_ns)
+            time.compute += self._in_window_ns(start_ns, end_ns)
+        else:
+            time.compute += end_ns - start_ns
+        if part_ns:
             time.loading += idle.loading_ns * part_ns // waited_ns
             time.activation += idle.activation_ns * part_ns // waited_ns
             time.host += idle.host_ns * part_ns // waited_ns
-        self._gpu_free_ns = end_ns
 
     def _in_window_ns(self, begin_ns: int, end_ns: int) -> int:
         """How much of [begin_ns, end_ns) lies in the window."""
-        first = max(begin_ns, self.start_ns)
-        last = end_ns if self.end_ns is None else min(end_ns, self.end_ns)
-        return max(0, last - first)
+        begin_ns = max(begin_ns, self.start_ns)
+        if self.end_ns is not None and end_ns > self.end_ns:
+            end_ns = self.end_ns
+        return end_ns - begin_ns if end_ns > begin_ns else 0

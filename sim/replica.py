@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import simpy
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 
-from policies.admission import AdmissionPolicy, FcfsSkip, Priority
-from policies.eviction import EvictionPolicy, Lru
+from policies.admission import AdmissionPolicy
+from policies.eviction import EngineTier, EvictionPolicy, Lru
 from policies.prefetch import NoPrefetch, PrefetchPolicy
 from sim import profile
 from sim.adapters import AdapterTiers
@@ -19,23 +17,21 @@ from sim.costs import CostModel
 from sim.cudagraph import CudaGraphs
 from sim.engine import Engine, Observer, Place
 from sim.errors import UserError
-from sim.expected import ExpectedCosts
 from sim.fast_scheduler import make_scheduler
 from sim.kv_blocks import KVBlockPool
 from sim.loader import Loader
 from sim.lora_grid import lora_grid
 from sim.memory import check_host_memory, num_gpu_blocks
 from sim.metrics import NS_PER_S
+from sim.policy import vllms_own
+from sim.policy.expected import ExpectedCosts
+from sim.policy.objects import policy
+from sim.policy.supervision import WatchedAdmission, WatchedEviction
+from sim.policy.view import NO_FUTURE, Future, LiveEngine
 from sim.prefix_cache import PrefixCachingBlockPool
 from sim.request import Request
 from sim.router import ReplicaState, replica_seed
-from sim.supervision import WatchedAdmission, WatchedEviction
 from sim.swap import OneProcess, ProcessCosts
-from sim.view import NO_FUTURE, Future, LiveEngine, LiveTier
-
-VLLMS_OWN = (FcfsSkip, Priority, Lru)
-"""Policies that are held against vLLM itself, and need no watch."""
-
 
 Observe = Callable[[Mapping[str, int]], Observer]
 """Returns who is told of an engine's doings, given the slots that are filled at the start."""
@@ -91,8 +87,8 @@ class Replica:
         expected = ExpectedCosts(engine, self._config.model, costs, ranks, tiers.host_cache, grid)
         view = LiveEngine(env, engine, scheduler, tiers, expected, future)
         admission.bind(view)
-        tiers.slots_policy.bind(LiveTier(view, engine.max_loras, is_host_cache=False))
-        tiers.host_policy.bind(LiveTier(view, engine.host_cache_entries, is_host_cache=True))
+        tiers.slots_policy.bind(EngineTier(view, engine.max_loras, expected.activate_ns))
+        tiers.host_policy.bind(EngineTier(view, engine.host_cache_entries, expected.load_ns))
         tiers.fill(engine.warm_host_cache, engine.warm_slots)
         loader = None if prefetch is None else self._loader(env, view, prefetch)
         observer = observe(tiers.slots)
@@ -108,7 +104,7 @@ class Replica:
     def _admission(self, kv: KVBlockPool) -> AdmissionPolicy[Request]:
         config = self._config
         admission: AdmissionPolicy[Request] = policy(config.admission, "admission")
-        if not isinstance(admission, VLLMS_OWN):
+        if type(admission) not in vllms_own.CLASSES:
             admission = WatchedAdmission(admission, round(config.starvation_s * NS_PER_S))
         if config.swap.mechanism != SLOTS:
             served = next(iter(config.engine.warm_slots), None)
@@ -119,7 +115,7 @@ class Replica:
         config, engine = self._config, self._config.engine
         slots_policy = self._eviction(config.eviction, "eviction")
         host_policy = self._eviction(config.host_eviction or config.eviction, "host_eviction")
-        if with_loader and isinstance(host_policy, Lru):
+        if with_loader and type(host_policy) is Lru:
             # A step cannot bring back what the loader evicts under it.
             host_policy = Lru(protect_batch=True)
         tiers_class = NoTiers if config.bound == "throughput" else AdapterTiers
@@ -128,7 +124,7 @@ class Replica:
 
     def _eviction(self, settings: Mapping[str, Any], group: str) -> EvictionPolicy:
         eviction: EvictionPolicy = policy(settings, group)
-        return eviction if isinstance(eviction, VLLMS_OWN) else WatchedEviction(eviction, group)
+        return eviction if type(eviction) in vllms_own.CLASSES else WatchedEviction(eviction, group)
 
     def _prefetch(self) -> PrefetchPolicy | None:
         """Return what the loader asks, if there is something to prefetch and it takes time."""
@@ -151,11 +147,3 @@ class Replica:
     def _load_ns(self, adapter: str) -> int:
         """How long a load takes: the loader's memory is its own, and does not grow."""
         return self.costs.load_ns(False, self._ranks.get(adapter, self._config.engine.max_lora_rank))
-
-
-def policy(settings: Mapping[str, Any], group: str) -> Any:
-    """Make a new policy object of the class that ``_target_`` names. Raises UserError."""
-    try:
-        return instantiate(settings)
-    except InstantiationException as error:
-        raise UserError(f"{group}: {' '.join(str(error).split())}") from error

@@ -89,7 +89,7 @@ class Result:
     adapters: pa.Table | None = None
     trace: bytes | None = None
     policies: dict[str, Any] | None = None
-    """For vLLM, where they are not its own (sim.bridged_policies)."""
+    """For vLLM, where they are not its own (sim.policy.bridged)."""
 
 
 def write(result: Result, out_dir: Path) -> None:

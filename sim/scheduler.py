@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 from policies.admission import AdmissionPolicy, AdmissionView
 from sim.config import EngineConfig
@@ -11,27 +10,9 @@ from sim.lockstep import NO_GROUP, Group
 from sim.request import Request, RequestStatus
 
 
-@dataclass(slots=True)
 class StepPlan:
     """What one engine step computes (vllm/v1/core/sched/output.py, `SchedulerOutput`)."""
 
-    chunks: dict[Request, int] = field(default_factory=dict)
-    """Tokens per request, running requests first, then those admitted in this step. Before them come the
-    requests of `group`, one token each."""
-    group: Group = NO_GROUP
-    """Requests that are counted together (sim.fast_scheduler)."""
-    adapters: dict[str, None] = field(default_factory=dict)
-    """The distinct adapters in order of first appearance."""
-    admitted: list[Request] = field(default_factory=list)
-    """Requests that start or resume in this step."""
-    preempted: list[Request] = field(default_factory=list)
-    sampled_chunks: list[Request] = field(default_factory=list)
-    """Of `chunks`, the requests that get a token from this step: all but unfinished prompts. Those that have
-    finished when the results arrive are taken out by `Scheduler.update_from_output`."""
-    joined: list[Request] = field(default_factory=list)
-    """Of `group`, those that were not in it before."""
-    tick: int = 0
-    """Number of the step (sim.fast_scheduler)."""
     num_reqs: int = 0
     num_tokens: int = 0
     max_query_len: int = 0
@@ -50,6 +31,25 @@ class StepPlan:
     """`AdmissionView.num_passed_over` at the end of the search. Unlike `num_waiting` it has those in front of
     the request at which a search ended early."""
 
+    def __init__(self, group: Group = NO_GROUP, tick: int = 0) -> None:
+        self.group = group
+        """Requests that are counted together (sim.fast_scheduler), one token each."""
+        self.tick = tick
+        """Number of the step (sim.fast_scheduler)."""
+        self.joined: list[Request] = []
+        """Of `group`, those that were not in it before."""
+        self.chunks: dict[Request, int] = {}
+        """Tokens of the other requests, which come after the group: running ones first, then those admitted
+        in this step."""
+        self.adapters: dict[str, None] = group.adapters.copy()
+        """The distinct adapters in order of first appearance."""
+        self.admitted: list[Request] = []
+        """Requests that start or resume in this step."""
+        self.preempted: list[Request] = []
+        self.sampled_chunks: list[Request] = []
+        """Of `chunks`, the requests that get a token from this step: all but unfinished prompts. Those that
+        have finished when the results arrive are taken out by `Scheduler.update_from_output`."""
+
     @property
     def num_scheduled_tokens(self) -> dict[Request, int]:
         """Tokens of every request of the step, in order."""
@@ -62,19 +62,12 @@ class StepPlan:
 
     def repeated(self, tick: int) -> "StepPlan":
         """Return the plan of a later step of the same group alone."""
-        kv_tokens = self.kv_tokens + (tick - self.tick) * self.num_reqs
-        return StepPlan(
-            group=self.group,
-            adapters=self.adapters,
-            tick=tick,
-            num_reqs=self.num_reqs,
-            num_tokens=self.num_tokens,
-            max_query_len=self.max_query_len,
-            kv_tokens=kv_tokens,
-            num_lora_tokens=self.num_lora_tokens,
-            num_waiting=self.num_waiting,
-            num_passed_over=self.num_passed_over,
-        )
+        plan = StepPlan(self.group, tick)
+        plan.num_reqs, plan.num_tokens, plan.max_query_len = self.num_reqs, self.num_tokens, 1
+        plan.kv_tokens = self.kv_tokens + (tick - self.tick) * self.num_reqs
+        plan.num_lora_tokens = self.num_lora_tokens
+        plan.num_waiting, plan.num_passed_over = self.num_waiting, self.num_passed_over
+        return plan
 
     def settle(self) -> None:
         """Hold every request on its own."""
@@ -82,15 +75,21 @@ class StepPlan:
         self.group, self.joined = NO_GROUP, []
 
 
-VICTIMS: Mapping[str, Callable[[list[Request]], Request]] = {
-    "fcfs": lambda running: running[-1],
-    "priority": lambda running: max(running, key=lambda request: (request.priority, request.arrival_ns)),
-}
+def _last(running: list[Request]) -> Request:
+    return running[-1]
+
+
+def _least_urgent(running: list[Request]) -> Request:
+    return max(running, key=lambda request: (request.priority, request.arrival_ns))
+
+
+VICTIMS: Mapping[str, Callable[[list[Request]], Request]] = {"fcfs": _last, "priority": _least_urgent}
 """Which running request is preempted, for each `scheduling_policy`."""
 
 
 class Scheduler:
-    """The synchronous one (vllm/v1/core/sched/scheduler.py).
+    """vllm/v1/core/sched/scheduler.py, and with `async_scheduling` async_scheduler.py: that one plans a step
+    before the results of the one before are known.
 
     `admission` holds the waiting requests, and `kv` the blocks of the running ones. `scheduling_policy` says
     which running request is preempted.
@@ -106,6 +105,7 @@ class Scheduler:
         """How many requests of each adapter wait and run."""
         self._blocked: Request | None = None
         """The waiting request at which the last search ended, because it did not fit in the KV cache."""
+        self._asynchronous = config.async_scheduling
         self._victim = VICTIMS[config.scheduling_policy]
 
     def add_request(self, request: Request) -> None:
@@ -244,8 +244,18 @@ class Scheduler:
     def _update_after_schedule(self, plan: StepPlan) -> None:
         """Count the scheduled tokens as computed, so that the next step can be planned; sum up the shape."""
         group = plan.group
-        num_prefill_reqs = num_prefill_tokens = attention_work = kv_tokens = max_query_len = 0
-        num_lora_tokens = group.num_lora_tokens
+        plan.num_reqs = plan.num_tokens = len(group.requests)
+        plan.max_query_len = min(plan.num_reqs, 1)
+        plan.num_lora_tokens = group.num_lora_tokens
+        if plan.chunks:
+            self._count_chunks(plan)
+            if self._asynchronous:
+                for request in plan.sampled_chunks:
+                    request.num_output_placeholders += 1
+
+    def _count_chunks(self, plan: StepPlan) -> None:
+        """Count the tokens of `chunks` as computed, and add them to the shape."""
+        num_prefill_reqs = num_prefill_tokens = num_lora_tokens = longest = 0
         for request, num_new_tokens in plan.chunks.items():
             context = request.num_computed_tokens
             request.num_computed_tokens = after = context + num_new_tokens
@@ -254,18 +264,18 @@ class Scheduler:
             if num_new_tokens > 1 or context < request.num_prompt_tokens:
                 num_prefill_reqs += 1
                 num_prefill_tokens += num_new_tokens
-                attention_work += num_new_tokens * context + num_new_tokens * num_new_tokens // 2
-                max_query_len = max(max_query_len, num_new_tokens)
+                plan.attention_work += num_new_tokens * context + num_new_tokens * num_new_tokens // 2
+                longest = max(longest, num_new_tokens)
             else:
-                kv_tokens += after
+                plan.kv_tokens += after
             if request.adapter is not None:
                 num_lora_tokens += num_new_tokens
-        plan.num_reqs = len(group.requests) + len(plan.chunks)
-        num_decodes = plan.num_reqs - num_prefill_reqs
+        num_decodes = plan.num_reqs + len(plan.chunks) - num_prefill_reqs
+        plan.num_reqs = num_decodes + num_prefill_reqs
+        plan.num_tokens = num_decodes + num_prefill_tokens
         plan.num_prefill_reqs, plan.num_prefill_tokens = num_prefill_reqs, num_prefill_tokens
-        plan.num_tokens = num_prefill_tokens + num_decodes
-        plan.max_query_len = max(max_query_len, 1) if num_decodes else max_query_len
-        plan.attention_work, plan.kv_tokens, plan.num_lora_tokens = attention_work, kv_tokens, num_lora_tokens
+        plan.max_query_len = max(longest, min(num_decodes, 1))
+        plan.num_lora_tokens += num_lora_tokens
 
     def update_from_output(self, plan: StepPlan, now_ns: int = 0) -> list[Request]:
         """Take over the results of the oldest step, known at `now_ns`; returns the requests that finish."""
@@ -296,7 +306,19 @@ class Scheduler:
                 finished.append(request)
         if known_before:
             plan.sampled_chunks = [request for request in plan.sampled_chunks if not request.is_finished]
+        if self._asynchronous:
+            self._fill_placeholders(plan.sampled_chunks)
         return finished
+
+    def _fill_placeholders(self, sampled: list[Request]) -> None:
+        """Let each token that is known now take the place of one (`_update_request_with_output`)."""
+        for request in sampled:
+            request.num_output_placeholders -= 1
+        if self.config.enable_prefix_caching:
+            for request in sampled:
+                if request.status is RequestStatus.RUNNING:
+                    num_known_tokens = request.num_computed_tokens - request.num_output_placeholders
+                    self.kv.cache_blocks(request, num_known_tokens)
 
     def abort(self, request: Request) -> None:
         """Take `request` out at once (`finish_requests`), unless it has finished.
@@ -320,24 +342,3 @@ class Scheduler:
         else:
             self.waiting_loras[request.adapter] -= 1
             self.admission.remove(request)
-
-
-class AsyncScheduler(Scheduler):
-    """Plans a step before the results of the one before are known (vllm/v1/core/sched/async_scheduler.py)."""
-
-    def _update_after_schedule(self, plan: StepPlan) -> None:
-        super()._update_after_schedule(plan)
-        for request in plan.sampled_chunks:
-            request.num_output_placeholders += 1
-
-    def _take_tokens(self, plan: StepPlan) -> list[Request]:
-        """As the synchronous scheduler; each token takes the place of a placeholder."""
-        finished = super()._take_tokens(plan)
-        for request in plan.sampled_chunks:
-            request.num_output_placeholders -= 1
-        if self.config.enable_prefix_caching:
-            for request in plan.sampled_chunks:
-                if request.status is RequestStatus.RUNNING:
-                    num_known_tokens = request.num_computed_tokens - request.num_output_placeholders
-                    self.kv.cache_blocks(request, num_known_tokens)
-        return finished

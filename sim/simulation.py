@@ -1,6 +1,8 @@
 """One simulation: from a resolved configuration to a result."""
 
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +11,20 @@ import simpy
 
 from policies.errors import PolicyError
 from sim import results
-from sim.bridged_policies import bridged_policies
 from sim.client import Client
 from sim.config import EngineConfig, RunConfig
 from sim.engine import Observer, Place, Turn
 from sim.errors import UserError
 from sim.fallback import Fallback
-from sim.future import WorkloadFuture
 from sim.gateway import Gateway
 from sim.ledger import Ledger
 from sim.logs import Logs
 from sim.metrics import NS_PER_S
+from sim.policy.bridged import bridged_policies
+from sim.policy.future import WorkloadFuture
+from sim.policy.objects import policy
 from sim.recorder import Recorder, StepLog
-from sim.replica import Replica, Shared, policy
+from sim.replica import Replica, Shared
 from sim.request import Request
 from sim.results import Result
 from sim.router import Router
@@ -29,6 +32,9 @@ from sim.serve_command import vllm_serve_command
 from sim.summary import gateway_metrics, requests_table, summarise, with_replica
 from sim.trace import perfetto_trace
 from sim.workload import Traffic, traffic
+
+COLLECT_EVERY = 50_000
+"""New objects, beyond those that have gone, between two looks for garbage."""
 
 
 def run(cfg: Mapping[str, Any], out_dir: Path) -> Result:
@@ -55,8 +61,9 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
     records = [Records(config, client.on_finished) for _ in range(config.replicas)]
     replicas = [Replica(shared, Place(number, turn), record.observe) for number, record in enumerate(records)]
     gateway = _gateway(env, config, client, replicas)
+    client.on_done = lambda: _stop_loaders(replicas)
     client.start(gateway)
-    end_ns = _play(env, config, client, arriving, replicas)
+    end_ns = _play(env, config, client, replicas)
     _settle(replicas, gateway)
     policies = bridged_policies(config)
     summary = {
@@ -137,23 +144,40 @@ def _table_of_all(tables: list[pa.Table]) -> pa.Table | None:
     return pa.concat_tables(tables) if tables else None
 
 
+@contextmanager
+def _rarely_collecting_garbage() -> Iterator[None]:
+    """Look for cycles less often: a run keeps its requests and makes no cycles, though a policy may."""
+    first, *others = gc.get_threshold()
+    gc.set_threshold(max(first, COLLECT_EVERY), *others)
+    try:
+        yield
+    finally:
+        gc.set_threshold(first, *others)
+
+
+def _stop_loaders(replicas: Sequence[Replica]) -> None:
+    """A loader that nobody waits for any more would bring adapters in, and drop them, for ever."""
+    for replica in replicas:
+        if replica.engine.loader is not None:
+            replica.engine.loader.stop()
+
+
 def _play(
     env: simpy.Environment,
     config: RunConfig,
     client: Client,
-    arriving: Traffic,
     replicas: Sequence[Replica],
 ) -> int:
     """Let the run happen and return its end in ns: ``duration_s``, or earlier when all is done."""
     duration_ns = config.duration_ns
     try:
-        env.run(duration_ns)
+        with _rarely_collecting_garbage():
+            env.run(duration_ns)
     except PolicyError as error:
         steps = ", ".join(str(replica.engine.num_steps) for replica in replicas)
         raise UserError(f"{error} (step {steps}, {env.now / NS_PER_S:.6f} s)") from error
-    all_done = len(client.ledger.requests) == arriving.num_requests and client.num_in_flight == 0
     end_ns = duration_ns
-    if end_ns is None or all_done:
+    if end_ns is None or client.is_done:
         ends = (request.finish_ns or request.abort_ns or 0 for request in client.ledger.requests)
         end_ns = max(ends, default=0)
     if end_ns < config.warmup_s * NS_PER_S:

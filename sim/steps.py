@@ -41,6 +41,23 @@ class StepRecord:
     gpu_end_ns: int
     gpu_idle: GpuIdle
 
+    def with_plan(self, plan: StepPlan) -> "StepRecord":
+        """Return the record with another plan of the same step."""
+        return StepRecord(
+            self.step,
+            plan,
+            self.shape,
+            self.cost,
+            self.events,
+            self.schedule_ns,
+            self.load_ns,
+            self.activate_ns,
+            self.launch_end_ns,
+            self.gpu_start_ns,
+            self.gpu_end_ns,
+            self.gpu_idle,
+        )
+
 
 class StepObserver(Protocol):
     """What is told of steps, at the instant when the engine itself knows."""

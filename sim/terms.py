@@ -7,7 +7,7 @@ steps of an unchanged batch add up in closed form.
 """
 
 import ast
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -35,7 +35,7 @@ class Term:
     @cached_property
     def count(self) -> Callable[[Any], Any]:
         """The function that evaluates the expression for a step, or for a table of steps."""
-        return _function([self.expression], "return 1 * ({})")
+        return _function(f"1 * ({self.expression})", {})
 
 
 TERMS: Mapping[str, Term] = {
@@ -75,21 +75,33 @@ TERMS: Mapping[str, Term] = {
 def sums(of_terms: Sequence[Mapping[str, int]]) -> Callable[[Any], tuple[int, ...]]:
     """Return the function that, for a step, evaluates several sums: coefficient times term, in each.
 
-    One compiled function, because the simulator calls it for every step.
+    One compiled function, because the simulator calls it for every step; a term that several sums have is
+    evaluated once.
     """
+    used = {term: None for coefficients in of_terms for term, value in coefficients.items() if value}
+    terms = {f"{term}_": TERMS[term].expression for term in used}
     expressions = []
     for coefficients in of_terms:
-        products = [f"{value} * ({TERMS[term].expression})" for term, value in coefficients.items() if value]
+        products = [f"{value} * {term}_" for term, value in coefficients.items() if value]
         expressions.append(" + ".join(products) or "0")
-    return _function(expressions, "return ({},)")
+    return _function(f"({', '.join(expressions)},)", terms)
 
 
-def _function(expressions: Iterable[str], result: str) -> Callable[[Any], Any]:
-    """Return the function of a step that evaluates `expressions`, each name in them read once."""
-    joined = ", ".join(expressions)
-    names = {node.id for node in ast.walk(ast.parse(f"({joined},)")) if isinstance(node, ast.Name)}
-    lines = [f"    {name} = step.{name}" for name in sorted(names)]
-    source = "\n".join(["def function(step):", *lines, f"    {result.format(joined)}"])
+def within(ranges: Mapping[str, tuple[float, float]]) -> Callable[[Any], bool]:
+    """Return the function that says whether all these counts of a step are in their ranges, ends included."""
+    return _function(
+        " and ".join(f"{low!r} <= {name} <= {high!r}" for name, (low, high) in ranges.items()) or "True", {}
+    )
+
+
+def _function(result: str, parts: Mapping[str, str]) -> Callable[[Any], Any]:
+    """Return the function of a step that evaluates `result` from named `parts`, each count read once."""
+    expressions = [*parts.values(), result]
+    nodes = (node for expression in expressions for node in ast.walk(ast.parse(expression)))
+    names = {node.id for node in nodes if isinstance(node, ast.Name)} - set(parts)
+    lines = [f"{name} = step.{name}" for name in sorted(names)]
+    lines += [f"{name} = {expression}" for name, expression in parts.items()]
+    source = "\n    ".join(["def function(step):", *lines, f"return {result}"])
     namespace: dict[str, Any] = {}
     exec(source, namespace)
     function: Callable[[Any], Any] = namespace["function"]

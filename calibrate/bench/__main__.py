@@ -7,12 +7,12 @@ from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from calibrate.bench import names
@@ -27,6 +27,7 @@ from calibrate.bench.record import RequestRecord, Run
 from calibrate.bench.settings import MODES, BenchConfig, bench_config, with_users_file
 from calibrate.bench.tables import comparison_table, run_table
 from sim.cli import hydra_entry
+from sim.fields import plain_values
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 ELSEWHERE = NoGpuMemory("the endpoint is not on this machine; gpu_memory=true asks all the same")
@@ -47,7 +48,7 @@ def task(cfg: DictConfig) -> None:
     """
     if cfg.config is not None:
         cfg = with_users_file(cfg, str(cfg.config), _overrides())
-    values = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    values = plain_values(cfg)
     config = bench_config(values)
     date = datetime.now().astimezone()
     runs, gpu_memory = asyncio.run(benchmark(config))

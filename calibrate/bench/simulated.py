@@ -15,7 +15,7 @@ from calibrate.bench.reported import Reported, reported_table
 from calibrate.bench.tables import comparison_table
 from sim.errors import UserError
 from sim.results import read_requests, read_summary
-from sim.rows import take_rows
+from sim.sweep.rows import take_rows
 
 NAME = "simulated"
 _STATUSES = {"running": UNFINISHED, "waiting": UNFINISHED}

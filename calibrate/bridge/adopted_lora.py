@@ -1,4 +1,4 @@
-"""vLLM's LoRAModel of an adapter that the loader has put into shared memory: views of it, no copies."""
+"""vLLM's LoRAModel of an adapter that lies in a block of shared memory: views of it, no copies."""
 
 from typing import Any
 
@@ -11,7 +11,20 @@ from calibrate.bridge.loaded import Loaded
 from calibrate.bridge.read_weights import view
 
 
-def lora_from_block(worker: Any, lora_request: Any, loaded: Loaded, block: Any) -> LoRAModel:
+class LoRAInBlock(LoRAModel):  # type: ignore[misc]
+    """An adapter of the host cache; without `loras`, only `SlotCopies` can bring it into a slot."""
+
+    loaded: Loaded | None = None
+
+
+def lora_without_views(lora_request: Any, loaded: Loaded) -> LoRAInBlock:
+    """Build what stands for an adapter whose layout `SlotCopies` knows; reading it has checked it."""
+    lora = LoRAInBlock(lora_request.lora_int_id, loaded.config["r"], {})
+    lora.loaded = loaded
+    return lora
+
+
+def lora_from_block(worker: Any, lora_request: Any, loaded: Loaded, block: Any) -> LoRAInBlock:
     """Build what `WorkerLoRAManager._load_adapter` would, from the weights in `block` (a uint8 tensor).
 
     `worker` is vLLM's worker manager. Raises AdapterError for modules that the model does not have, and what
@@ -28,7 +41,7 @@ def lora_from_block(worker: Any, lora_request: Any, loaded: Loaded, block: Any) 
     skip_prefixes = getattr(models.model, "lora_skip_prefixes", None)
     tensors = {entry.name: view(block, entry) for entry in loaded.entries}
     _check_modules(models, tensors, mapper, skip_prefixes)
-    lora = LoRAModel.from_lora_tensors(
+    lora: LoRAInBlock = LoRAInBlock.from_lora_tensors(
         lora_request.lora_int_id,
         tensors,
         helper,
@@ -39,6 +52,7 @@ def lora_from_block(worker: Any, lora_request: Any, loaded: Loaded, block: Any) 
         skip_prefixes=skip_prefixes,
     )
     lora.is_3d_lora_weight = lora_request.is_3d_lora_weight
+    lora.loaded = loaded
     return lora
 
 

@@ -7,13 +7,13 @@ from typing import Any
 from sim.config import EngineConfig
 from sim.costs import ConstantCosts, CostModel
 from sim.errors import UserError
-from sim.expected import ExpectedCosts
+from sim.policy.expected import ExpectedCosts
 from sim.profile import FittedCosts
 
 
 @dataclass(frozen=True)
 class AdapterSizes:
-    """Ranks and sizes of adapters, in the form in which `sim.expected` asks for them."""
+    """Ranks and sizes of adapters, in the form in which `sim.policy.expected` asks for them."""
 
     rank: Callable[[str], int]
     bytes_per_rank: float

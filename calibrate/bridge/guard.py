@@ -1,10 +1,14 @@
-"""Policies that may fail: what they answer is checked, and vLLM's own rule takes over from one that fails."""
+"""Policies that may fail: what they answer is checked, and vLLM's own rule takes over from one that fails.
+
+sim.policy.supervision asks the same of answers, but a failure ends the run there, and it judges by its clock
+who starves. Here no request may be lost, and who waits too long is known only where the engine stands still.
+"""
 
 from collections.abc import Callable, Collection, Iterator
 
 from calibrate.bridge.live_request import LiveRequest
 from policies.admission import AdmissionPolicy, AdmissionView
-from policies.errors import PolicyError
+from policies.errors import PolicyError, check_offer, wrong_answer
 from policies.eviction import EvictionPolicy, TierView
 from policies.view import EngineView
 
@@ -72,7 +76,7 @@ class GuardedAdmission:
                     policy, offers = self._policy, iter(self._policy.candidates(view))
                     offered = set()
                 request = next(offers)
-                self._check(request, offered)
+                check_offer(policy, request, self._waiting, offered)
             except StopIteration:
                 return
             except Exception as error:
@@ -95,12 +99,6 @@ class GuardedAdmission:
     def next_change_ns(self) -> int | None:
         """When other candidates might be offered, though no request came or went."""
         return self._policy.next_change_ns()
-
-    def _check(self, request: LiveRequest, offered: Collection[LiveRequest]) -> None:
-        if request not in self._waiting:
-            raise PolicyError(f"it offers {request!r}, which does not wait")
-        if request in offered:
-            raise PolicyError(f"it offers {request!r} twice in a step")
 
     def _try(self, call: Callable[[], None]) -> None:
         try:
@@ -158,9 +156,10 @@ class GuardedEviction:
             nonlocal key
             answer = policy.victim(needed)
             if answer not in present:
-                raise PolicyError(f"it gives up {answer!r}, which is not there")
+                raise wrong_answer(policy, answer, "which is not in the tier", present)
             if answer in used:
-                raise PolicyError(f"it gives up {answer!r}, which was brought in or used for the same step")
+                allowed = [key for key in present if key not in used]
+                raise wrong_answer(policy, answer, "which the same step brought in or used", allowed)
             key = answer
 
         self._try(ask)

@@ -9,9 +9,10 @@ from typing import Any
 from calibrate.bridge.live_request import LiveRequest
 from policies.view import Costs
 from sim.config import EngineConfig
+from sim.policy.limits import Limits
 
 
-class LiveEngine:
+class LiveEngine(Limits):
     """A `policies.view.EngineView`, kept up to date by the waiting queue and by the adapter tiers.
 
     `make_costs` is given the host cache.
@@ -38,26 +39,6 @@ class LiveEngine:
     def now_ns(self) -> int:
         """The engine's monotonic clock."""
         return self._clock()
-
-    @property
-    def max_loras(self) -> int:
-        """GPU slots."""
-        return self.config.max_loras
-
-    @property
-    def max_cpu_loras(self) -> int:
-        """Entries of the host cache."""
-        return self.config.host_cache_entries
-
-    @property
-    def max_num_seqs(self) -> int:
-        """Most running requests."""
-        return self.config.max_num_seqs
-
-    @property
-    def max_num_batched_tokens(self) -> int:
-        """Most tokens of a step."""
-        return self.config.max_num_batched_tokens
 
     @property
     def running(self) -> Collection[LiveRequest]:

@@ -21,6 +21,8 @@ class Loaded:
     """Its adapter_config.json."""
     entries: list[TensorEntry] = field(default_factory=list)
     """Its tensors; offsets count from the start of the block, and B is scaled by alpha / rank already."""
+    layout: str = ""
+    """The same for adapters whose blocks have the same tensors in the same places."""
     seconds: float = 0.0
     """What the load took, in the loader's process."""
     error: str | None = None

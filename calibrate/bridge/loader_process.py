@@ -13,19 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from calibrate.bridge.adapter_file import AdapterError
-from calibrate.bridge.read_weights import read_adapter
+from calibrate.bridge.read_weights import layout_of, read_adapter
 from calibrate.bridge.shared_blocks import SharedBlocks, attached
 
 
-def answer(job: dict[str, Any], blocks: SharedBlocks, dtype: str, max_lora_rank: int) -> dict[str, Any]:
-    """Do one job, `{"key", "folder", "block"}`; returns the fields of `Loaded`."""
+def answer(
+    job: dict[str, Any], blocks: SharedBlocks, dtype: str, max_lora_rank: int, told: set[str]
+) -> dict[str, Any]:
+    """Do one job, `{"key", "folder", "block"}`; returns the fields of `Loaded`.
+
+    The entries of a layout that was `told` already are left out: there are hundreds, and mostly the same.
+    """
     start = time.perf_counter()
     reply: dict[str, Any] = {"key": job["key"], "block": job["block"]}
     try:
         config, entries = read_adapter(
             Path(job["folder"]), blocks.bytes_of(job["block"]), dtype, max_lora_rank
         )
-        reply |= {"config": config, "entries": entries}
+        layout = layout_of(entries)
+        reply |= {"config": config, "layout": layout}
+        if layout not in told:
+            told.add(layout)
+            reply["entries"] = entries
     except AdapterError as error:
         reply["error"] = str(error)
     except Exception as error:  # One adapter, whatever is wrong with it.
@@ -48,8 +57,9 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # Whatever a library prints is no answer.
     threading.Thread(target=_import_torch, daemon=True).start()
     blocks = attached(int(fd), int(num_blocks), int(block_bytes))
+    told: set[str] = set()
     for line in sys.stdin:
-        reply = answer(json.loads(line), blocks, dtype, int(max_lora_rank))
+        reply = answer(json.loads(line), blocks, dtype, int(max_lora_rank), told)
         print(json.dumps(reply), file=answers, flush=True)
 
 

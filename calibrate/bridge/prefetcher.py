@@ -17,7 +17,7 @@ from policies.prefetch import PrefetchPolicy
 
 
 class Loader(Protocol):
-    """Reads one adapter at a time, while the engine goes on."""
+    """Reads adapters, while the engine goes on."""
 
     def is_free(self) -> bool:
         """Whether `start` may be called."""
@@ -88,6 +88,7 @@ class Prefetcher(WaitingObserver):
         self._engine, self._host = owner.engine, owner.host
         self._loader = cache.make_loader()
         self._arrived: list[Loaded] = []
+        self._coming: set[str] = set()
         self._off = False
         self._guarded(lambda: policy.bind(self._engine))
 
@@ -113,21 +114,25 @@ class Prefetcher(WaitingObserver):
         return local_folder(self._owner.names.lora_request(adapter)) is None
 
     def advance(self) -> None:
-        """Take over what has been loaded, and start the next load."""
+        """Take over what has been loaded, and start the next loads."""
         if self._off:
             return
         try:
             self._arrived += self._loader.poll()
             self._take_over()
-            if self._loader.is_free() and not self._arrived:
-                self._guarded(self._start_next)
+            if not self._arrived:
+                self._guarded(self._start)
         except Exception as error:  # No failure here may end the engine.
             self._turn_off(error)
 
     def _take_over(self) -> None:
-        while self._arrived and (self._arrived[0].error is not None or self._make_room()):
-            loaded = self._arrived.pop(0)
+        while self._arrived:
+            loaded = self._arrived[0]
+            self._coming.discard(loaded.key)
             problem = loaded.error
+            if problem is None and not self._make_room():
+                return
+            del self._arrived[0]
             if problem is None:
                 try:
                     if loaded.key not in self._host.present:
@@ -138,9 +143,12 @@ class Prefetcher(WaitingObserver):
             if problem is not None:
                 self._owner.fail(loaded.key, problem)
 
-    def _start_next(self) -> None:
+    def _start(self) -> None:
+        """Give the loader what is wanted next, as much as it takes and as there is room for."""
         for key in self._policy.wanted():
-            if key in self._host.present:
+            if not self._loader.is_free():
+                return
+            if key in self._host.present or key in self._coming:
                 continue
             try:
                 lora_request = self._owner.names.lora_request(key)
@@ -150,13 +158,16 @@ class Prefetcher(WaitingObserver):
             if problem is not None:
                 self._owner.fail(key, problem)
             elif folder is not None:
-                if self._make_room():
-                    self._loader.start(key, folder)
-                return
+                if not self._make_room():
+                    return
+                self._loader.start(key, folder)
+                self._coming.add(key)
 
     def _make_room(self) -> bool:
-        """Evict one that nobody asks for, if the host cache is full; returns whether there is room."""
-        if len(self._host.present) < self._host.capacity:
+        """Evict one that nobody asks for, if nothing is free beside what is coming; returns whether there is
+        room.
+        """
+        if len(self._host.present) + len(self._coming) < self._host.capacity:
             return True
         victim = self._host.spare()
         if victim is None:

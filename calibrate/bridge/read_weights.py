@@ -1,5 +1,6 @@
 """An adapter's weights, read into a block of memory as vLLM will use them."""
 
+import hashlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,11 @@ def scaling(config: dict[str, Any]) -> float:
     """Return what B is multiplied by (vllm/lora/peft_helper.py)."""
     rank = config["r"]
     return float(config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank))
+
+
+def layout_of(entries: list[TensorEntry]) -> str:
+    """Return a name for which tensors there are, and where."""
+    return hashlib.blake2b(repr(entries).encode(), digest_size=16).hexdigest()
 
 
 def view(block: Any, entry: TensorEntry) -> Any:

@@ -31,11 +31,11 @@ class Bridge:
         if self.settings is not None:
             self.set_policy(self.settings)
 
-    def set_policy(self, settings: PolicySettings | None) -> None:
+    def set_policy(self, settings: PolicySettings | None, forget_adapters: bool = False) -> None:
         """Serve with these policies from now on; None: as plain vLLM does.
 
-        The tiers keep their contents. Raises UserError for bad settings, which leave everything as it is, and
-        while any request waits or runs.
+        The tiers keep their contents, or are emptied first. Raises UserError for bad settings, which leave
+        everything else as it is, and while any request waits or runs.
         """
         from calibrate.bridge.session import Session
 
@@ -46,6 +46,8 @@ class Bridge:
             )
         if len(scheduler.requests):
             raise UserError(f"policies cannot change now: {len(scheduler.requests)} requests wait or run")
+        if forget_adapters and manager is not None:
+            manager.remove_all_adapters()
         if settings is None:
             self.close()
         else:

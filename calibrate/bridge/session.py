@@ -42,6 +42,8 @@ class Session:
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.names = names
+        self.in_one_piece = settings.swaps == "one_piece"
+        """Whether adapters are read, and copied to their slots, in one piece."""
         self._ranks: dict[str, int] = {}
         self._failed: list[tuple[str, str]] = []
         self._epoch_ns = clock() - time.time_ns()

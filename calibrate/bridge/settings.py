@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import conf
 from policies.prefetch import NoPrefetch
 from sim.errors import UserError
+from sim.fields import plain_values
+from sim.policy.objects import policy
+from sim.policy.vllms_own import LRU, VLLM_QUEUE
 
 ENVIRONMENT_VARIABLE = "LORASIM_POLICY"
 
-VLLM_QUEUE = {"_target_": "policies.admission.vllm_queue", "scheduling_policy": "${engine.scheduling_policy}"}
-LRU = {"_target_": "policies.eviction.Lru"}
 NONE = "none"
+VLLMS_SWAPS = "vllm"
+SWAPS = (VLLMS_SWAPS, "one_piece")
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class PolicySettings:
     """The sections of the file, each in the `_target_` form of `conf/`; what is left out is vLLM's own.
 
     `eviction` is for the GPU slots, `host_eviction` for the host cache (null: as `eviction`). `prefetch` null
-    or `none` leaves loads to the engine's own thread. `profile` is what policies believe things to cost: the
-    name of a file of `conf/profile`, a path, or the settings themselves. A section may refer to
+    or `none` leaves loads to the engine's own thread. `swaps` is how adapters come in: tensor by tensor, as
+    vLLM does it, or in one piece (calibrate.bridge.slot_copies). `profile` is what policies believe things to
+    cost: the name of a file of `conf/profile`, a path, or the settings themselves. A section may refer to
     `${engine.scheduling_policy}`, `${engine.max_loras}` and the engine's other settings (sim.config).
     """
 
@@ -37,6 +39,7 @@ class PolicySettings:
     eviction: Mapping[str, Any] | None = None
     host_eviction: Mapping[str, Any] | None = None
     prefetch: Mapping[str, Any] | str | None = None
+    swaps: str = SWAPS[0]
     profile: Mapping[str, Any] | str = "constant"
 
     @classmethod
@@ -47,6 +50,8 @@ class PolicySettings:
         names = [field.name for field in fields(cls)]
         if unknown := sorted(set(values) - set(names)):
             raise UserError(f"{where}: unknown section {unknown[0]}; accepted: {', '.join(names)}")
+        if values.get("swaps", SWAPS[0]) not in SWAPS:
+            raise UserError(f"{where}: swaps: {values['swaps']}: none of {', '.join(SWAPS)}")
         return cls(**values)
 
     @classmethod
@@ -106,12 +111,9 @@ class PolicySettings:
 
 
 def _make(section: Any, name: str, engine: Mapping[str, Any]) -> Any:
-    """Build the object that a section describes, as Hydra does for the simulator."""
-    if not isinstance(section, Mapping) or "_target_" not in section:
-        raise UserError(f"{name}: expected a mapping with _target_, got {section!r}")
+    """Build the object that a section describes, with what it refers to filled in, as in the simulator."""
     try:
-        resolved = OmegaConf.create({"engine": dict(engine), "section": dict(section)})
-        return instantiate(resolved.section)
-    except (InstantiationException, OmegaConfBaseException) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(f"{name}: {section['_target_']}: {reason}") from None
+        values = plain_values(OmegaConf.create({"engine": dict(engine), "section": section}))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{name}: {str(error).splitlines()[0]}") from None
+    return policy(values["section"], name)

@@ -1,18 +1,17 @@
 """One adapter tier of a running engine, GPU slots or host cache, and the policy that says who leaves it."""
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 
 from calibrate.bridge.guard import GuardedEviction
 from calibrate.bridge.live_engine import LiveEngine
+from policies.eviction import EngineTier
 
 
-class LiveTier:
-    """A `policies.eviction.TierView` of the adapters in `present`, told by vLLM's managers what happens.
+class LiveTier(EngineTier):
+    """The adapters in `present`, told by vLLM's managers what happens.
 
-    `cost_ns` is asked what it takes to bring a key back. Calls come in the order of `sim.adapters`, so that a
-    policy sees what it sees in the simulator.
+    Calls come in the order of `sim.adapters`, so that a policy sees what it sees in the simulator.
     """
 
     def __init__(
@@ -23,34 +22,16 @@ class LiveTier:
         cost_ns: Callable[[str], int],
         policy: GuardedEviction,
     ) -> None:
-        self.capacity = capacity
+        super().__init__(engine, capacity, cost_ns)
         self.present = present
         """The keys, the one used longest ago first."""
-        self.cost_ns = cost_ns
-        self._engine = engine
+        self._is_in_use = engine.is_in_use
         self._policy = policy
         self._needed: Collection[str] = ()
         self._used: set[str] = set()
         self.on_entered: Callable[[str], None] = _nothing
         """Told of each key that has come in."""
         policy.bind(self)
-
-    @property
-    def now_ns(self) -> int:
-        """The engine's clock."""
-        return self._engine.now_ns
-
-    def size_bytes(self, key: str) -> int:
-        """What `key` takes of the host cache."""
-        return self._engine.costs.size_bytes(key)
-
-    def num_waiting(self, key: str) -> int:
-        """Requests that wait for `key`."""
-        return self._engine.num_waiting(key)
-
-    def next_use_ns(self, key: str) -> float:
-        """Now, where somebody waits or runs; else infinity: an engine does not know."""
-        return self.now_ns if self._engine.is_in_use(key) else math.inf
 
     def begin_step(self, needed: Collection[str]) -> None:
         """The adapters of a step come next, `needed`; none of them has been used for it yet."""
@@ -90,7 +71,7 @@ class LiveTier:
         The policy's choice, unless somebody asks for that (which a policy may give up in a step, as LRU
         does): then the key that was used longest ago.
         """
-        kept = {key for key in self.present if self._engine.is_in_use(key)}
+        kept = {key for key in self.present if self._is_in_use(key)}
         if len(kept) == len(self.present):
             return None
         choice = self._policy.victim(kept, self.present, ())

@@ -19,7 +19,7 @@ from sim.errors import UserError
 from sim.fields import as_mapping, build
 from sim.files import write_atomically
 from sim.results import read_requests
-from sim.runs import Run, load_jobs
+from sim.sweep.runs import Run, load_jobs
 
 PLOT_FILE, PAGE_FILE = "arrival_rate.svg", "arrival_rate.md"
 MOST_ERRORS, MOST_TTFT_MS, MOST_SPREAD = 0.01, 10_000.0, 5.0

@@ -18,9 +18,9 @@ from calibrate.writeups.sources import profile_source
 from sim.errors import UserError
 from sim.fields import as_mapping
 from sim.files import write_atomically
-from sim.rows import write_csv
-from sim.runs import load_jobs
 from sim.simulation import simulate
+from sim.sweep.rows import write_csv
+from sim.sweep.runs import load_jobs
 
 CSV_FILE, PLOT_FILE, PAGE_FILE = "break_even.csv", "break_even.svg", "break_even.md"
 NUM_SLOTS = 2

@@ -20,7 +20,7 @@ from sim.errors import UserError
 from sim.fields import as_mapping, build
 from sim.files import write_atomically
 from sim.results import read_requests
-from sim.runs import Run, load_jobs
+from sim.sweep.runs import Run, load_jobs
 from sim.tables import aligned
 
 PLOT_FILE, PAGE_FILE = "hbm_budget.svg", "hbm_budget.md"

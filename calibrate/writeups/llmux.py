@@ -15,7 +15,7 @@ from sim.errors import UserError
 from sim.fields import as_mapping, build
 from sim.files import write_atomically
 from sim.results import read_adapters, read_requests, to_json
-from sim.runs import Run, load_jobs
+from sim.sweep.runs import Run, load_jobs
 from sim.tables import aligned
 
 RESULT_FILE, PAGE_FILE = "llmux_simulated.json", "llmux.md"

@@ -1,6 +1,6 @@
 """Prompt regimes: `short` and `long`, from the workload of that name."""
 
-from sim.runs import Run
+from sim.sweep.runs import Run
 
 
 def regime_of(job: Run) -> str:

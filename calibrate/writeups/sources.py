@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sim.runs import Run
+from sim.sweep.runs import Run
 
 NO_MEASUREMENT = "On a GPU of ours: not measured yet."
 

@@ -81,12 +81,9 @@ class AdapterLines(ABC, Generic[R]):
 
     def _merge(self, adapters: Iterable[str | None], view: AdmissionView) -> Iterator[R]:
         """Yield from the lines of `adapters` in order of place, as far as the step can take them."""
-        lines = self._lines
-        passed_over = self._passed_over
-        firsts = [
-            self._first(adapter) for adapter in adapters if adapter in lines and adapter not in passed_over
-        ]
-        heap = [entry for entry in firsts if entry is not None]
+        waited_for = (self._lines.keys() & adapters) - self._passed_over
+        # Places tell entries apart: the order of the set makes no difference to that of the heap.
+        heap = [entry for adapter in waited_for if (entry := self._first(adapter)) is not None]
         heapify(heap)
         while heap:
             entry = heap[0]
@@ -158,11 +155,6 @@ class AdapterLines(ABC, Generic[R]):
             heappush(self._heads, entry)
         self._aside.clear()
         self._passed_over.clear()
-
-    def first(self, adapter: str | None) -> R | None:
-        """Return the first request of an adapter's line; None if nobody waits for it."""
-        line = self._line(adapter)
-        return line[0][2] if line else None
 
     def is_first(self, request: R) -> bool:
         """Whether `request` is the first of all, but for those that were passed over in this step."""

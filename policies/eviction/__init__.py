@@ -32,12 +32,13 @@ every step of its requests. Three things are easy to miss:
 * The order of a set depends on Python's hash seed. Where two keys are equal, let the least recent go.
 
 ``replay(Mru(), 32, references)`` drives a policy alone, with `belady` for the bound, and a test class
-that inherits `EvictionConformance` (tests/eviction_conformance.py) checks all of the above.
+that inherits `EvictionConformance` (tests/policies/eviction_conformance.py) checks all of the above.
 """
 
 from policies.eviction.arc import Arc
 from policies.eviction.belady import Belady
 from policies.eviction.chameleon import Chameleon
+from policies.eviction.engine_tier import EngineTier
 from policies.eviction.fifo import Fifo
 from policies.eviction.gdsf import Gdsf
 from policies.eviction.key_order import KeyOrder
@@ -55,6 +56,7 @@ __all__ = [
     "Arc",
     "Belady",
     "Chameleon",
+    "EngineTier",
     "EvictionPolicy",
     "Fifo",
     "Gdsf",

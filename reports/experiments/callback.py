@@ -12,7 +12,7 @@ from reports.experiments.document import Section, as_markdown, as_text
 from reports.svg import Plot, picture
 from sim.files import write_atomically
 from sim.results import to_json
-from sim.runs import Run, load_jobs
+from sim.sweep.runs import Run, load_jobs
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from reports.experiments.scenario import Scenario
 from reports.numbers import NONE, duration, number, percent, whole
 from sim.errors import UserError
 from sim.prices import Prices
-from sim.runs import Run
+from sim.sweep.runs import Run
 
 GROUP = "experiment/forty_customers"
 SYSTEM, SEPARATE, ONE_BOX, SATURATED = "two_boxes", "separate", "one_box", "saturated"

@@ -5,7 +5,7 @@ from typing import Any
 
 from reports.experiments.scenario import Scenario
 from sim.errors import UserError
-from sim.runs import Run
+from sim.sweep.runs import Run
 
 GROUP = "experiment/thousand_adapters"
 UNIFORM, SKEWED, ACTIVE = "uniform", "skewed", "active_"

@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from sim.config import ModelConfig, RunConfig
 from sim.memory import slot_bytes
-from sim.objective import metric
 from sim.prices import Prices
 from sim.results import read_adapters, read_requests
-from sim.runs import Run
+from sim.sweep.objective import metric
+from sim.sweep.runs import Run
 
 HOURS_A_MONTH = 8760 / 12
 

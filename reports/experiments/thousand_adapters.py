@@ -9,7 +9,7 @@ from reports.experiments.grid import ACTIVE, SKEWED, UNIFORM, Grid, Point, cache
 from reports.experiments.reported import NOT_MEASURED, Reported
 from reports.experiments.thousand_plots import active_plot, slots_plots
 from reports.numbers import NONE, duration, number, percent, whole
-from sim.runs import Run
+from sim.sweep.runs import Run
 
 COLUMNS = ("reported",)
 ROWS: Mapping[str, str] = {

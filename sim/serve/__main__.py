@@ -2,14 +2,14 @@
 
 import sys
 from contextlib import suppress
-from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from sim.cli import hydra_entry
 from sim.errors import UserError
+from sim.fields import plain_values
 
 PROG = "lorasim-serve"
 
@@ -34,8 +34,7 @@ def serve_job(config: DictConfig) -> None:
             raise
         raise UserError(f"{error.name} is not installed; install lorasim[serve]") from error
 
-    values = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
-    backend = Backend(ServeConfig.from_mapping(values))
+    backend = Backend(ServeConfig.from_mapping(plain_values(config)))
     server = Server(make_app(backend), backend)
     allow_many_connections()
     with listen(backend.config.serve) as listening:

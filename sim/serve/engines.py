@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from simpy import Environment
 
 from sim.engine import Observer, Place, Turn
-from sim.replica import Observe, Replica, Shared, policy
+from sim.policy.objects import policy
+from sim.replica import Observe, Replica, Shared
 from sim.router import Router
 from sim.serve.config import ServeConfig
 

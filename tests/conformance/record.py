@@ -1,6 +1,6 @@
 """Record vLLM's answers to random cases, until each rule has some: `python -m tests.conformance.record`.
 
-Needs vllm==0.25.1 (no GPU). Replayed without it by tests/test_conformance_recorded.py.
+Needs vllm==0.25.1 (no GPU). Replayed without it by tests/sim/test_conformance_recorded.py.
 """
 
 import os

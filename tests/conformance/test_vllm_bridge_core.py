@@ -11,7 +11,7 @@ import yaml
 from calibrate.adapters import write_adapter
 from calibrate.bridge.plugin import install, register
 from calibrate.bridge.runtime import bridge
-from calibrate.bridge.settings import PolicySettings
+from calibrate.bridge.settings import SWAPS, PolicySettings
 from sim.config import EngineConfig
 from sim.errors import UserError
 from tests.conformance.vllm_core import SHAPE, MadeUpCore, lora_request, make_manager, slot_tensors
@@ -205,7 +205,8 @@ def test_policies_do_not_change_under_requests(vllm_config: Any) -> None:
 
 def test_policies_change_between_runs_of_one_engine(vllm_config: Any, adapters: Path) -> None:
     core = start(vllm_config, {})
-    for settings in ({}, None, {"host_eviction": LRU}, {"prefetch": ARRIVALS}, None, {"prefetch": ARRIVALS}):
+    prefetch, fast = {"prefetch": ARRIVALS}, {"swaps": "one_piece"}
+    for settings in ({}, None, {"host_eviction": LRU}, prefetch, fast, None, prefetch | fast, {}, fast):
         bridge().set_policy(None if settings is None else PolicySettings.from_mapping(settings))
         for number in range(1, 7):
             core.add(f"r{number}", lora_request(f"a{number}", number, adapters / f"a{number}"))
@@ -237,16 +238,54 @@ def test_what_the_loader_reads_is_what_vllm_reads(vllm_config: Any, tmp_path: Pa
         assert any(tensor.abs().sum() > 0 for tensor in ours)
 
 
-def write_as(folder: Path, alpha: int, form: str) -> None:
-    """Write an adapter of rank 8 with another scaling, another type, or in torch's own format."""
+@pytest.mark.parametrize("prefetch", [None, ARRIVALS])
+def test_slots_filled_in_one_piece_hold_what_vllm_puts_there(
+    vllm_config: Any, tmp_path: Path, prefetch: Any
+) -> None:
+    import torch  # noqa: PLC0415
+    from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager  # noqa: PLC0415
+
+    core = start(vllm_config, {"prefetch": prefetch, "swaps": "one_piece"})
+    copies = core.worker.lora_manager._adapter_manager.blocks.copies
+    replayed: list[str] = []
+    replay = copies.replay
+    copies.replay = lambda layout, *rest: (replayed.append(layout), replay(layout, *rest))
+    engine = configured(vllm_config, ENGINE)
+    engine.lora_config.lora_dtype = torch.bfloat16
+    plain = make_manager(engine, LRUCacheWorkerLoRAManager)
+    for turn in range(3):
+        for number, (alpha, form, rank) in enumerate(
+            [(8, "bfloat16", 8), (16, "bfloat16", 16), (16, "float32", 8), (4, "bin", 4), (8, "few", 16)], 1
+        ):
+            folder, lora_id = tmp_path / f"{number}-{turn}", 10 * turn + number
+            write_as(folder, alpha, form, rank, seed=lora_id)
+            request = lora_request(f"a{lora_id}", lora_id, folder)
+            core.add(f"r{lora_id}", request)
+            core.drain()
+            plain.add_adapter(request)
+            ours, theirs = slot_tensors(core.worker.lora_manager, lora_id), slot_tensors(plain, lora_id)
+            assert all(torch.equal(our, their) for our, their in zip(ours, theirs, strict=True)), (turn, form)
+            assert any(tensor.abs().sum() > 0 for tensor in ours)
+    assert len(replayed) == 15 - len(set(replayed)), "only the first of a layout is vLLM's own"
+    assert len(set(replayed)) > 1
+    assert {str(end.finish_reason) for end in core.ends.values()} == {"length"}
+
+
+def write_as(folder: Path, alpha: int, form: str, rank: int = 8, seed: int | None = None) -> None:
+    """Write an adapter with another scaling, another type, in torch's own format, or with few modules."""
     import torch  # noqa: PLC0415
     from safetensors.torch import load_file, save_file  # noqa: PLC0415
 
-    write_adapter(folder, SHAPE, rank=8, seed=alpha)
+    write_adapter(folder, SHAPE, rank=rank, seed=alpha if seed is None else seed)
     config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": alpha}))
     if form == "float32":
         save_file({name: tensor.float() for name, tensor in load_file(weights).items()}, weights)
+    elif form == "few":
+        few = {
+            name: tensor for name, tensor in load_file(weights).items() if "k_proj" in name or "down" in name
+        }
+        save_file(few, weights)
     elif form == "bin":
         torch.save(load_file(weights), folder / "adapter_model.bin")
         weights.unlink()
@@ -305,12 +344,13 @@ def test_a_request_whose_adapter_is_being_loaded_stalls_nobody(
     assert core.num_tokens["waits"] == 4
 
 
+@pytest.mark.parametrize("swaps", SWAPS)
 @pytest.mark.parametrize("name", [None, *PREFETCH])
 def test_many_adapters_through_a_small_host_cache(
-    vllm_config: Any, adapters: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
+    vllm_config: Any, adapters: Path, monkeypatch: pytest.MonkeyPatch, name: str | None, swaps: str
 ) -> None:
     section = yaml.safe_load(Path(f"conf/prefetch/{name}.yaml").read_text()) if name else ARRIVALS
-    core = start(vllm_config, {"prefetch": section})
+    core = start(vllm_config, {"prefetch": section, "swaps": swaps})
     monkeypatch.setattr(core.worker.lora_manager, "_load_adapter", None)
     for number in range(60):
         adapter = 1 + number * 7 % 8
@@ -338,11 +378,12 @@ def test_an_aborted_request_is_no_longer_held(vllm_config: Any, adapters: Path, 
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_adapter_fails_its_own_requests_with_prefetch_too(
-    vllm_config: Any, adapters: Path, tmp_path: Path, kind: str
+@pytest.mark.parametrize("settings", [{"prefetch": ARRIVALS}, {"swaps": "one_piece"}])
+def test_a_bad_adapter_fails_its_own_requests_in_every_way_of_loading(
+    vllm_config: Any, adapters: Path, tmp_path: Path, kind: str, settings: dict[str, Any]
 ) -> None:
     write_adapter(tmp_path / "bad", SHAPE, rank=8, seed=1)
-    core = start(vllm_config, {"prefetch": ARRIVALS})
+    core = start(vllm_config, settings)
     for number in range(1, 5):
         core.add(f"good-{number}", lora_request(f"a{number}", number, adapters / f"a{number}"))
     core.add("bad", lora_request("bad", 9, tmp_path / "bad"))  # And only then it goes bad.

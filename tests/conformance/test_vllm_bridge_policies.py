@@ -10,7 +10,7 @@ import yaml
 
 from calibrate.bridge.costs import AdapterSizes, expected_costs
 from calibrate.bridge.settings import PolicySettings
-from sim.view import LiveEngine
+from sim.policy.view import LiveEngine
 from tests.conformance.scheduling import Case, Ours, play
 from tests.conformance.test_vllm_bridge_scheduler import draw
 from tests.conformance.vllm_bridge import BridgedScheduler

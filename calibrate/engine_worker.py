@@ -1,0 +1,128 @@
+"""One engine under measurement: replays and measurements, one after another, each from empty caches."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from calibrate.adapters import AdapterStore
+from calibrate.bridge.settings import VLLMS_SWAPS
+from calibrate.engine import VllmEngine
+from calibrate.measure import run_phases
+from calibrate.phases import Bench, reference, swap_reference, warm_up
+from calibrate.play import Replay, workload_of
+from calibrate.records import write_records
+
+
+class EngineWorker:
+    """Starts an engine and does the jobs of a plan (`conf/replay.yaml`) with it.
+
+    `engine` has `model`, `settings` (vLLM's engine arguments) and `bridged`; `config` is the plan.
+    """
+
+    def __init__(self, name: str, engine: dict[str, Any], config: dict[str, Any]) -> None:
+        began = time.time()
+        self.name, self.engine, self.config = name, engine, config
+        self.settings = {**config["engine"], **engine["settings"]}
+        model = engine["model"]
+        folder = Path(config["adapters_dir"]) / Path(model["name"]).name
+        store = AdapterStore(folder, model, self.settings["max_lora_rank"], config["adapter_files"])
+        self.vllm = VllmEngine(model, self.settings, store, config["seed"], bridged=engine["bridged"])
+        self._start_s = round(time.time() - began, 1)
+        self._references: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
+        self._bench: Bench | None = None
+
+    def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Do a job: `{"play": ..., "folder": ...}`, or `{"measure": ..., "folder": ...}`."""
+        do = self._play if "play" in job else self._measure
+        try:
+            return do(job, Path(job["folder"]))
+        finally:  # A failed job leaves the engine to the next one as it found it.
+            self.vllm.abort(list(self.vllm.scheduler.requests))
+            self.vllm.drain()
+            self._clear()
+
+    def bench(self) -> Bench:
+        """Return the warmed-up engine with its probe; on the first call, when no other engine is working."""
+        from calibrate.probe import Probe
+
+        if self._bench is None:
+            probe, settings = Probe(self.vllm), self.settings
+            budget = settings["max_num_batched_tokens"]
+            rng = np.random.default_rng([self.config["seed"], settings["max_loras"]])
+            self._bench = Bench(self.vllm, probe, settings["max_loras"], budget, rng)
+            warm_up(self._bench)
+            self._clear()
+        return self._bench
+
+    def _play(self, job: dict[str, Any], folder: Path) -> dict[str, Any]:
+        play, bench = job["play"], self.bench()
+        policy = play["policy"]
+        reference_steps, reference_swaps = self._reference((policy or {}).get("swaps", VLLMS_SWAPS))
+        self._use(policy, play.get("max_cpu_loras"))
+        workload = workload_of(play)
+        bench.probe.label("replay", play["name"])
+        replay = Replay(self.vllm, workload, play["seed"])
+        rows = replay.run()
+        steps, swaps = bench.probe.tables()
+        tables = {
+            "requests": rows,
+            "steps": pd.concat([reference_steps, steps], ignore_index=True),
+            "swaps": pd.concat([reference_swaps, swaps], ignore_index=True),
+        }
+        if play.get("outputs"):
+            tables["outputs"] = replay.outputs()
+        write_records(folder, tables, {"play": play, **self._meta(play.get("max_cpu_loras"))})
+        return {"requests": len(rows), "tokens": int(rows.num_generated_tokens.sum())}
+
+    def _measure(self, job: dict[str, Any], folder: Path) -> dict[str, Any]:
+        measure, bench = job["measure"], self.bench()
+        self._use(measure.get("policy"), None)
+        began = time.time()
+        run_phases(bench, measure["phases"])
+        steps, swaps = bench.probe.tables()
+        meta = {"name": folder.name, "seed": self.config["seed"], "engine_start_s": self._start_s}
+        meta["measuring_s"] = round(time.time() - began, 1)
+        write_records(folder, {"steps": steps, "swaps": swaps}, {**meta, **self._meta(None)})
+        return {"steps": len(steps), "swaps": len(swaps)}
+
+    def _reference(self, swaps: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the host reference run with this way of bringing adapters in; made on the first call."""
+        if swaps not in self._references:
+            bench = self.bench()
+            self._use(None if swaps == VLLMS_SWAPS else {"swaps": swaps}, None)
+            reference(bench)
+            swap_reference(bench)
+            steps, swapped = bench.probe.tables()
+            self._references[swaps] = (steps, swapped)
+            self._clear()
+        return self._references[swaps]
+
+    def _use(self, policy: dict[str, Any] | None, max_cpu_loras: int | None) -> None:
+        self.vllm.forget_adapters()
+        self.vllm.release_pinned_memory()
+        self.vllm.forget_prompts()
+        self.vllm.set_max_cpu_loras(max_cpu_loras or self.settings["max_cpu_loras"])
+        if self.engine["bridged"]:
+            self.vllm.set_policy(policy)
+        elif policy is not None:
+            raise ValueError(f"engine {self.name} is plain vLLM, and cannot serve with {json.dumps(policy)}")
+
+    def _clear(self) -> None:
+        if self._bench is not None:
+            self._bench.probe.steps, self._bench.probe.swaps = [], []
+
+    def _meta(self, max_cpu_loras: int | None) -> dict[str, Any]:
+        from calibrate.machine import describe_engine, describe_machine
+
+        settings = self.settings | ({} if max_cpu_loras is None else {"max_cpu_loras": max_cpu_loras})
+        described = {"engine": self.name, "bridged": self.engine["bridged"], "settings": settings}
+        return {
+            **described,
+            "model": self.engine["model"],
+            **describe_machine(),
+            **describe_engine(self.vllm),
+        }
