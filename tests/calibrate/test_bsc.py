@@ -230,7 +230,8 @@ def standing_still(num_reqs: int) -> FrontEnd:
     """A front end with one line that takes a second, and steps at 1.9, 2.0, ... 3.1 s."""
     front_end = FrontEnd(["a"], 1e9, 0)
     front_end.on_step()
-    plan = StepPlan(num_reqs=num_reqs)
+    plan = StepPlan()
+    plan.num_reqs = num_reqs
     for tenth in range(19, 32):
         front_end.on_tokens(plan, tenth * 100_000_000)
     return front_end
