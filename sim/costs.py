@@ -31,7 +31,9 @@ class StepShape:
     max_loras: int
     max_lora_rank: int
     num_lora_programs: int = 0
-    """Thread blocks that the LoRA kernels launch, where a profile counts them (sim.lora_grid)."""
+    """How many thread blocks without work take as long as the LoRA kernels, where a profile counts them
+    (sim.lora_grid).
+    """
     num_passed_over: int = 0
     """Waiting requests that were looked at in vain, where the admission policy counts them (vLLM 0.8.5's)."""
 

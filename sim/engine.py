@@ -16,7 +16,7 @@ from sim.cudagraph import CudaGraphs
 from sim.fast_forward import DecodeRun, plan_run
 from sim.fast_scheduler import FastScheduler
 from sim.loader import Loader
-from sim.lora_grid import LoraGrid, num_lora_programs
+from sim.lora_grid import LoraGrid, Step, num_lora_programs
 from sim.request import Request, RequestStatus
 from sim.scheduler import Scheduler, StepPlan
 from sim.steps import GpuIdle, StepObserver, StepRecord
@@ -435,7 +435,10 @@ class Engine:
             len(self.tiers.host_cache),
             self.config.max_loras,
             self.config.max_lora_rank,
-            num_lora_programs(self.lora_grid, padded, num_adapters),
+            num_lora_programs(
+                self.lora_grid,
+                Step(padded, num_adapters, num_reqs - plan.num_prefill_reqs, plan.num_prefill_tokens),
+            ),
             plan.num_passed_over,
         )
 

@@ -12,15 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sim.lora_grid import (
-    EXPAND_TOKENS,
-    FEW_TOKENS,
-    SHRINK_RANKS,
-    SHRINK_TOKENS,
-    SPLITS,
-    SPLITS_OF_FEW,
-)
-
 TILE_TOKENS = 64
 """Rows of a matrix product's tile: the cost of a linear layer grows by whole tiles."""
 BLOCK_TOKENS = 16
@@ -30,18 +21,6 @@ LORA = "(num_adapters > 0)"
 TILES = f"-(-num_padded_tokens // {TILE_TOKENS})"
 BLOCKS = f"-(-num_lora_tokens // ({BLOCK_TOKENS} * (num_adapters + (num_adapters == 0)))) * num_adapters"
 """Blocks of a step whose tokens are dealt out evenly to its adapters."""
-DECODING = "(num_reqs - num_prefill_reqs)"
-SPLIT_K = f"({SPLITS} + {SPLITS_OF_FEW - SPLITS} * (num_padded_tokens < {FEW_TOKENS}))"
-"""`sim.lora_grid.num_splits`."""
-
-
-def _adapter_tiles(size: int) -> str:
-    """Tiles of `size` tokens of one adapter: of decoding requests, dealt out evenly, and of prompts.
-
-    An adapter has one for its decoding requests at least; prompts fill theirs.
-    """
-    of_decoding = f"-(-{DECODING} // ({size} * (num_adapters + (num_adapters == 0)))) + ({DECODING} == 0)"
-    return f"(num_adapters * ({of_decoding}) + {LORA} * (num_prefill_tokens // {size}))"
 
 
 @dataclass(frozen=True)
@@ -85,12 +64,7 @@ TERMS: Mapping[str, Term] = {
     ),
     "slots_rank": Term("a slot times max_lora_rank, with any adapter", f"{LORA} * max_loras * max_lora_rank"),
     "lora_programs": Term(
-        "a thread block that the LoRA kernels launch (sim/lora_grid.py)", "num_lora_programs"
-    ),
-    "expand_tiles": Term(f"{EXPAND_TOKENS} tokens of one adapter, rounded up", _adapter_tiles(EXPAND_TOKENS)),
-    "shrink_programs": Term(
-        f"{SHRINK_TOKENS} tokens of one adapter times the sum's parts times {SHRINK_RANKS} ranks, rounded up",
-        f"{_adapter_tiles(SHRINK_TOKENS)} * {SPLIT_K} * -(-max_lora_rank // {SHRINK_RANKS})",
+        "a thread block of the LoRA kernels without work, or its time (sim/lora_grid.py)", "num_lora_programs"
     ),
     "cache_entries_adapters": Term(
         "an entry of the host cache times a distinct adapter", "host_cache_entries * num_adapters"

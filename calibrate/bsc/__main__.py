@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from calibrate.bsc.predictions import part, predict_all, settings_of
+from calibrate.bsc.predictions import columns, part, predict_all, settings_of
 from calibrate.bsc.score import summary, text
 from calibrate.bsc.settings import COLUMNS
 from calibrate.bsc.tables import read
 from sim.cli import hydra_entry
+from sim.errors import UserError
 from sim.files import write_atomically
 
 CSV_FLOAT = "%.10g"
@@ -22,8 +23,10 @@ def task(cfg: DictConfig) -> None:
     """Predict, score, print and write."""
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     table = read(Path(config["runs"]), COLUMNS, "runs")
+    if table.empty:
+        raise UserError(f"runs={config['runs']}: no rows")
     hours = predict_all(settings_of(table, config), config)
-    predicted = pd.DataFrame([hour.columns() for hour in hours], index=table.index)
+    predicted = pd.DataFrame([columns(of_row) for of_row in hours], index=table.index)
     predicted = predicted.replace({np.inf: np.nan})
     table = pd.concat([table, predicted], axis=1)
     table["sim_part"] = [part(row) for row in table.to_dict("records")]

@@ -7,6 +7,7 @@ more than 28,232 can be waiting or running, however many are sent.
 
 from array import array
 from collections.abc import Iterator
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
@@ -14,6 +15,7 @@ import simpy
 from scipy.optimize import brentq
 from simpy.events import Event
 
+from calibrate.bsc.front_end import FrontEnd
 from calibrate.bsc.settings import Setting, adapter_name
 from sim.engine import Engine
 from sim.metrics import NS_PER_S
@@ -25,6 +27,7 @@ SHORTEST, LONGEST = 4, 1024
 """The study's client takes ShareGPT's conversations whose prompt and answer are this long."""
 INPUT_SIGMA, OUTPUT_SIGMA = 1.3, 1.1
 """Of the lognormal lengths: ShareGPT's prompts spread more than its answers."""
+BLOCK = 1024
 NORMAL = NormalDist()
 
 
@@ -41,14 +44,17 @@ def location(mean: float, sigma: float) -> float:
 
 
 def lengths(mean: float, sigma: float, seed: int, name: str) -> Iterator[int]:
-    """Yield lognormal lengths without those outside SHORTEST to LONGEST; `mean` is that of those within."""
+    """Yield lognormal lengths from SHORTEST to LONGEST, each BLOCK of them with the mean `mean`.
+
+    A block holds the middle of each of BLOCK equal parts of the distribution, in random order: the mean of a
+    row is that of the requests that were made, and not of those that they were drawn from.
+    """
     rng, mu = stream(seed, name), location(mean, sigma)
-
-    def draw(size: int) -> np.ndarray:
-        drawn = np.rint(rng.lognormal(mu, sigma, 2 * size))
-        return drawn[(drawn >= SHORTEST) & (drawn <= LONGEST)].astype(np.int64)
-
-    return endless(draw)
+    low, high = (NORMAL.cdf((np.log(edge) - mu) / sigma) for edge in (SHORTEST - 0.5, LONGEST + 0.5))
+    middles = low + (high - low) * (np.arange(BLOCK) + 0.5) / BLOCK
+    drawn = np.rint(np.exp(mu + sigma * np.array([NORMAL.inv_cdf(middle) for middle in middles])))
+    block = drawn.clip(SHORTEST, LONGEST).astype(np.int64)
+    return endless(lambda _: rng.permutation(block))
 
 
 class Client:
@@ -61,8 +67,9 @@ class Client:
     are not drawn.
     """
 
-    def __init__(self, env: simpy.Environment, setting: Setting, seed: int) -> None:
+    def __init__(self, env: simpy.Environment, setting: Setting, front_end: FrontEnd, seed: int) -> None:
         self.env = env
+        self._front_end = front_end
         self.engine: Engine | None = None
         self.num_sent = 0
         self.num_completed = self.num_input_tokens = self.num_output_tokens = 0
@@ -100,7 +107,6 @@ class Client:
         self.env.timeout(max(delay_ns, 0)).callbacks.append(self._send)
 
     def _send(self, _: Event) -> None:
-        assert self.engine is not None
         adapter = self._names[min(next(self._indices), len(self._names) - 1)]
         request = Request(
             str(self.num_sent),
@@ -111,11 +117,20 @@ class Client:
         )
         self.num_sent += 1
         self._num_in_flight += 1
-        self.engine.submit(request)
+        delay_ns = self._front_end.passes_ns(request.arrival_ns) - request.arrival_ns
+        if delay_ns:
+            self.env.timeout(delay_ns).callbacks.append(partial(self._hand_over, request))
+        else:
+            self._hand_over(request)
         if self._num_in_flight < NUM_PORTS:
             self._await_next()
         else:
             self._blocked_since_ns = int(self.env.now)
+
+    def _hand_over(self, request: Request, _: Event | None = None) -> None:
+        assert self.engine is not None
+        self._front_end.on_arrival(request)
+        self.engine.submit(request)
 
     def on_finished(self, request: Request) -> None:
         """Take note that ``request`` is complete: its port is free."""
@@ -123,9 +138,10 @@ class Client:
         self.num_completed += 1
         self.num_input_tokens += request.num_prompt_tokens
         self.num_output_tokens += request.output_length
-        self.ttfts_ns.append(request.first_token_ns - request.arrival_ns)
+        first_ns, last_ns = map(self._front_end.passes_ns, (request.first_token_ns, request.last_token_ns))
+        self.ttfts_ns.append(first_ns - request.arrival_ns)
         self.num_gaps += request.output_length - 1
-        self.gaps_ns += request.last_token_ns - request.first_token_ns
+        self.gaps_ns += last_ns - first_ns
         self._num_in_flight -= 1
         if self._blocked_since_ns is not None:
             now_ns = int(self.env.now)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,11 @@ import pandas as pd
 from calibrate.bsc.microbenchmarks import Run
 from calibrate.regression import Floats, design, fit
 from sim.config import ModelConfig
-from sim.lora_grid import LoraGrid, modules
+from sim.lora_grid import Blocks, BlockTimes, LoraGrid, Step
 
 GRAPHS = ("piecewise", "none")
+NO_KERNELS = [Blocks(0, 0, 0)] * 8
+"""Of a step without adapters."""
 LONG_RUN = 1000
 """A run with fewer requests says more of the front end than of the engine."""
 
@@ -34,25 +37,20 @@ COLUMNS = (
     Column("padded_tokens", unit="weights"),
     Column("prefill_reqs", unit="one"),
     Column("lora_programs", unit="one"),
-    Column("expand_tiles", unit="expand_programs"),
-    Column("shrink_programs", unit="shrink_programs"),
     Column("lora_padded_tokens", ("none",), unit="lora_outputs"),
 )
-"""A LoRA kernel with few programs takes its latency (`lora_kernel_floor`), not that and its programs' time.
-Above the captured sizes a step's LoRA outputs no longer fit in the GPU's cache, and each token's are read and
-written once more."""
+"""Above the captured sizes a step's LoRA outputs no longer fit in the GPU's cache, and each token's are read
+and written once more."""
 
 
 def units(model: ModelConfig) -> dict[str, float]:
     """Return what one of each shared term is for `model`."""
-    linear = model.linear_shapes()
-    layers = model.num_hidden_layers
+    weights = sum(inputs * outputs for inputs, outputs in model.linear_shapes())
+    outputs = sum(outputs for _, outputs in model.linear_shapes())
     return {
         "one": 1.0,
-        "weights": 1e-9 * layers * sum(inputs * outputs for inputs, outputs in linear),
-        "expand_programs": layers * sum(slices * columns for slices, columns in modules(model)),
-        "shrink_programs": layers * sum(slices for slices, _ in modules(model)),
-        "lora_outputs": 1e-6 * layers * sum(outputs for _, outputs in linear),
+        "weights": 1e-9 * model.num_hidden_layers * weights,
+        "lora_outputs": 1e-6 * model.num_hidden_layers * outputs,
     }
 
 
@@ -80,41 +78,80 @@ def observations(run: Run, shapes: pd.DataFrame) -> list[Observation]:
     return [Observation(run, "gap", counts[1] / counts[1].sum(), shapes, gap_ms)]
 
 
-def with_programs(shapes: pd.DataFrame, model: ModelConfig, floor: int) -> pd.DataFrame:
-    """Return the shapes with `num_lora_programs`."""
-    grids: dict[tuple[int, int], LoraGrid] = {}
-    programs = []
-    for row in shapes.to_dict("records"):
-        key = int(row["max_loras"]), int(row["max_lora_rank"])
-        grid = grids.setdefault(key, LoraGrid(model, *key, floor))
-        programs.append(grid.num_programs(int(row["num_padded_tokens"])) if row["num_adapters"] else 0)
-    return shapes.assign(num_lora_programs=programs)
+class Kernels:
+    """The thread blocks of all LoRA kernels of a table of steps' shapes."""
+
+    def __init__(self, shapes: pd.DataFrame, model: ModelConfig) -> None:
+        grids: dict[tuple[int, int], LoraGrid] = {}
+        found = []
+        for row in shapes.to_dict("records"):
+            key = int(row["max_loras"]), int(row["max_lora_rank"])
+            grid = grids.setdefault(key, LoraGrid(model, *key))
+            num_decodes = row["num_reqs"] - row["num_prefill_reqs"]
+            counts = row["num_padded_tokens"], row["num_adapters"], num_decodes, row["num_prefill_tokens"]
+            step = Step(*(int(count) for count in counts))
+            found.append(grid.kernels(step) if step.num_adapters else NO_KERNELS)
+        self._blocks = np.array(found, dtype=float)
+        """Shape (shapes, kernels of a layer, kinds of `Blocks`)."""
+        self._layers = model.num_hidden_layers
+
+    def programs(self, times: BlockTimes) -> Floats:
+        """Return `LoraGrid.num_programs` of each shape, not rounded; shape (shapes,)."""
+        totals = self._blocks @ np.array([1.0, times.working, times.iteration])
+        launched = self._blocks.any(axis=(1, 2))
+        of_layer = np.maximum(times.latency, times.latency / 2 + totals).sum(axis=1)
+        return np.asarray(self._layers * np.where(launched, of_layer, 0.0))
 
 
 class Pool:
-    """The equations of all models, in columns."""
+    """The equations of all models, in columns.
 
-    def __init__(self, found: Sequence[Observation], models: Mapping[str, ModelConfig]) -> None:
+    `search_ms` is known (calibrate/bsc/search.py), and no part of what is left to be fitted.
+    """
+
+    def __init__(
+        self, found: Sequence[Observation], models: Mapping[str, ModelConfig], search_ms: float
+    ) -> None:
         self.found = found
-        self.models = models
         self.keys = [
             (number, None if column.unit else name)
             for number, column in enumerate(COLUMNS)
             for name in (models if column.unit is None else ["all"])
         ]
         self.measured = np.array([observation.measured_ms for observation in found])
+        self.known = search_ms * np.array([_searched(observation) for observation in found])
         self.groups = pd.Series(
             [f"{seen.run.model} {seen.run.kind} {seen.run.max_num_seqs}" for seen in found]
         )
+        self._kernels = [Kernels(seen.shapes, models[seen.run.model]) for seen in found]
+        self._without_lora = np.array([self._row(seen, units(models[seen.run.model])) for seen in found])
+        self._lora_column = [COLUMNS[number].term for number, _ in self.keys].index("lora_programs")
 
-    def counts(self, floor: int) -> Floats:
+    def relative(self, counts: Floats) -> tuple[Floats, Floats]:
+        """Return the counts and what they are to explain, each in parts of what was measured.
+
+        An equation is a mean over thousands of gaps or a whole run: a short one says as much as a long one.
+        """
+        return counts / self.measured[:, None], 1 - self.known / self.measured
+
+    def fit(self, counts: Floats, chosen: Any = slice(None)) -> Floats:
+        """Return the coefficients that explain the `chosen` equations with the smallest relative errors."""
+        ours, wanted = self.relative(counts)
+        return fit(ours[chosen], wanted[chosen])
+
+    def predicted(self, counts: Floats, coefficients: Floats) -> Floats:
+        """Return what the coefficients say of each equation."""
+        return np.asarray(counts @ coefficients + self.known)
+
+    def counts(self, times: BlockTimes) -> Floats:
         """Return the counts of each column, shape (equations, columns), the requests submitted last."""
-        return np.array([self._row(observation, floor) for observation in self.found])
+        pairs = zip(self.found, self._kernels, strict=True)
+        counts = self._without_lora.copy()
+        counts[:, self._lora_column] = [seen.weights @ kernels.programs(times) for seen, kernels in pairs]
+        return counts
 
-    def _row(self, observation: Observation, floor: int) -> list[float]:
-        model = self.models[observation.run.model]
-        scale, row = units(model), []
-        shapes = with_programs(observation.shapes, model, floor)
+    def _row(self, observation: Observation, scale: Mapping[str, float]) -> list[float]:
+        row, shapes = [], observation.shapes.assign(num_lora_programs=0)
         for number, owner in self.keys:
             column = COLUMNS[number]
             if owner not in (None, observation.run.model):
@@ -126,6 +163,13 @@ class Pool:
         return [*row, float(observation.num_submitted)]
 
 
+def _searched(observation: Observation) -> float:
+    """Return the slots times the tokens of steps with prompts, whose batch is always another."""
+    shapes = observation.shapes
+    searched = design(shapes, ["slots_tokens"])[:, 0] * (shapes.num_prefill_reqs > 0).to_numpy()
+    return float(searched @ observation.weights)
+
+
 def held_out(counts: Floats, pool: Pool) -> Floats:
     """Return predictions for each group of runs by a fit to all others; NaN where a column is unknown."""
     predicted = np.full(len(counts), np.nan)
@@ -134,6 +178,6 @@ def held_out(counts: Floats, pool: Pool) -> Floats:
         known = (counts[left] != 0).any(axis=0)
         ours = ~left & ~(counts[:, ~known] != 0).any(axis=1)
         coefficients = np.zeros(counts.shape[1])
-        coefficients[known] = fit(counts[np.ix_(left, known)], pool.measured[left])
-        predicted[ours] = counts[ours] @ coefficients
+        coefficients[known] = pool.fit(counts[:, known], left)
+        predicted[ours] = pool.predicted(counts, coefficients)[ours]
     return predicted

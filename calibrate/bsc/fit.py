@@ -3,12 +3,14 @@
 A run is a row: the sum of its steps' terms against its duration, or the sum over the gaps between tokens
 against their mean. Both models ran on the same GPU, so what the hardware fixes (a product's time for each
 multiplication, a LoRA kernel's for each thread block) is one coefficient for both, in a common unit; the rest
-is each model's own.
+is each model's own. How long the blocks of the LoRA kernels take is no coefficient, because of the latency
+that a kernel takes at least: of the points of a lattice, that one is kept with which the rest errs least.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +22,33 @@ from omegaconf import DictConfig, OmegaConf
 from calibrate.bsc.equations import (
     COLUMNS,
     GRAPHS,
+    Kernels,
     Observation,
     Pool,
     held_out,
     observations,
     units,
-    with_programs,
 )
+from calibrate.bsc.lattice import Point, descend
 from calibrate.bsc.microbenchmarks import LOADING_OUTPUT, runs, steps
 from calibrate.bsc.tables import read
 from calibrate.dataset import read_json
 from calibrate.fit import rounded
 from calibrate.kv_capacity import COLUMNS as CAPACITY_COLUMNS
-from calibrate.regression import Floats, design, fit, intervals, relative_errors
+from calibrate.regression import Floats, design, intervals, relative_errors
 from sim.cli import hydra_entry
 from sim.config import EngineConfig, ModelConfig
 from sim.errors import UserError
 from sim.files import write_atomically
+from sim.lora_grid import BlockTimes
 from sim.memory import MemoryProfile, slot_bytes
 from sim.terms import TERMS
+
+
+def entry(term: str, values: Floats) -> dict[str, Any]:
+    """Return a term of a profile from its coefficient and its interval."""
+    value, low, high = (rounded(number) for number in values)
+    return {"value": value, "ci95": [low, high], "unit": f"ms for {TERMS[term].unit}"}
 
 
 def steps_section(
@@ -56,15 +66,7 @@ def steps_section(
             totals[graph][column.term] = totals[graph].get(column.term, np.zeros(3)) + per_count
     sections = {
         graph: {
-            "gpu_ms": {
-                term: {
-                    "value": rounded(value),
-                    "ci95": [rounded(low), rounded(high)],
-                    "unit": f"ms for {TERMS[term].unit}",
-                }
-                for term, (value, low, high) in terms.items()
-                if value > 0
-            },
+            "gpu_ms": {term: entry(term, values) for term, values in terms.items() if values[0] > 0},
             "launch_ms": {},
         }
         for graph, terms in totals.items()
@@ -76,7 +78,7 @@ def activation_ms(
     found: Sequence[Observation],
     sections: Mapping[str, Mapping[str, Any]],
     models: Mapping[str, ModelConfig],
-    floor: int,
+    times: BlockTimes,
 ) -> float:
     """Return the mean time of an activation, from requests that ran one by one, each with another adapter.
 
@@ -88,7 +90,9 @@ def activation_ms(
     for seen in found:
         run = seen.run
         terms = sections[run.model]["piecewise"]["gpu_ms"]
-        shapes = with_programs(seen.shapes, models[run.model], floor)
+        model = models[run.model]
+        programs = Kernels(seen.shapes, model).programs(times)
+        shapes = seen.shapes.assign(num_lora_programs=programs)
         prompts = shapes[shapes.num_prefill_reqs > 0]
         prompt_ms = np.mean(design(prompts, list(terms)) @ [term["value"] for term in terms.values()])
         decode_ms = (LOADING_OUTPUT - 1) * run.median_itl_ms
@@ -125,7 +129,7 @@ class _NoAliases(yaml.SafeDumper):
 
 HEADER = """# Made by `python -m calibrate.bsc.fit` from the files named under provenance; do not edit.
 # Durations in ms, coefficients with 95 % bootstrap intervals over groups of runs. The scheduler of vLLM 0.8.5
-# waits for each step, so its host's work is in gpu_ms too, but for the search of the waiting queue.
+# waits for each step, so its host's work is in gpu_ms too, but for the searches of waiting queue and slots.
 # Terms: sim/terms.py.
 """
 
@@ -139,21 +143,22 @@ class Fitted:
     activation_ms: float
     memory: MemoryProfile
     errors: pd.DataFrame
-    tried: Mapping[int, float]
-    """Floor of a LoRA kernel -> relative error."""
+    times: BlockTimes
+    forms: Mapping[str, float]
+    """What was tried of the LoRA kernels -> relative error."""
 
-    @property
-    def floor(self) -> int:
-        """The one with the smallest error."""
-        return min(self.tried, key=lambda floor: self.tried[floor])
+
+def search_ms(config: Mapping[str, Any]) -> float:
+    """Return what the search for a token's adapter takes for each slot."""
+    return float(read_json(Path(config["search"]))["ms_per_slot_token"])
 
 
 def profile(config: Mapping[str, Any], name: str, fitted: Fitted) -> dict[str, Any]:
     """Return a whole profile."""
     none: dict[str, Any] = {"constant_ms": 0.0, "rank_ms": 0.0, "spread": [1.0, 1.0]}
     scan_ms = float(read_json(Path(config["scan"]))["ms_per_request"])
-    scan = {"value": scan_ms, "ci95": [scan_ms, scan_ms], "unit": f"ms for {TERMS['passed_over'].unit}"}
-    files = {key: Path(config[key]) for key in ("microbenchmarks", "kv_capacity", "scan")}
+    scan = entry("passed_over", np.full(3, scan_ms))
+    files = {key: Path(config[key]) for key in ("microbenchmarks", "kv_capacity", "scan", "search")}
     memory = fitted.memory
     return {
         "kind": "fitted",
@@ -161,14 +166,19 @@ def profile(config: Mapping[str, Any], name: str, fitted: Fitted) -> dict[str, A
         "name": config["profiles"][name],
         "model": fitted.model.name,
         "steps": dict(fitted.steps),
-        "host": {"schedule_ms": {"passed_over": scan}, "prepare_ms": {}, "remap_ms": {}, "update_ms": {}},
+        "host": {
+            "schedule_ms": {"passed_over": scan},
+            "prepare_ms": {},
+            "remap_ms": {"slots_tokens": entry("slots_tokens", np.full(3, search_ms(config)))},
+            "update_ms": {},
+        },
         "swaps": {
             "load_growing": none,
             "load_recycled": dict(none),
             "activate": {"constant_ms": rounded(fitted.activation_ms), "rank_ms": 0.0, "spread": [1.0, 1.0]},
         },
         "host_scale": {"steps": 1.0, "load": 1.0, "activate": 1.0},
-        "lora_kernel_floor": fitted.floor,
+        "lora_kernels": {key: round(value, 3) for key, value in asdict(fitted.times).items()},
         "memory": {
             "gpu_memory_bytes": memory.gpu_memory_bytes,
             "non_kv_overhead_bytes": memory.non_kv_overhead_bytes,
@@ -179,8 +189,7 @@ def profile(config: Mapping[str, Any], name: str, fitted: Fitted) -> dict[str, A
             for row in fitted.errors.to_dict("records")
         },
         "forms_tried": {
-            f"lora_kernel_floor {tried_floor}": {"rms_error_pct": round(100 * error, 3)}
-            for tried_floor, error in fitted.tried.items()
+            name: {"rms_error_pct": round(100 * error, 3)} for name, error in fitted.forms.items()
         },
         "provenance": {
             "gpu": "NVIDIA H100 64GB",
@@ -219,8 +228,50 @@ def by_kind(table: pd.DataFrame) -> pd.DataFrame:
     return medians.assign(runs=grouped.size()).reset_index()
 
 
-def _rms(counts: Floats, measured: Floats) -> float:
-    return float(np.sqrt(np.mean((counts @ fit(counts, measured) / measured - 1) ** 2)))
+UNITS = {"latency": 250.0, "working": 0.5, "iteration": 0.1}
+"""A step of the lattice in which the times of the LoRA kernels' blocks are sought."""
+START = BlockTimes(latency=10000, working=20, iteration=5)
+
+
+def block_times(point: Point) -> BlockTimes:
+    """Return the times at a point of the lattice, without the last digits that the units would leave."""
+    pairs = zip(UNITS.items(), point, strict=True)
+    return BlockTimes(**{key: round(number * unit, 3) for (key, unit), number in pairs})
+
+
+def point_of(times: BlockTimes) -> Point:
+    """Return the point of the lattice."""
+    return tuple(round(value / UNITS[key]) for key, value in asdict(times).items())
+
+
+def rms_error(pool: Pool, allowed: Callable[[BlockTimes], bool]) -> Callable[[Point], float]:
+    """Return the relative error of the best fit with the times at a point; infinite where not allowed.
+
+    No block takes less time than an idle one.
+    """
+
+    def error(point: Point) -> float:
+        times = block_times(point)
+        if times.working < 1 or not allowed(times):
+            return math.inf
+        counts = pool.counts(times)
+        return float(np.sqrt(np.mean((pool.predicted(counts, pool.fit(counts)) / pool.measured - 1) ** 2)))
+
+    return error
+
+
+def sought_times(pool: Pool) -> tuple[BlockTimes, dict[str, float]]:
+    """Return the times of the LoRA kernels' blocks that err least, and the errors of simpler forms."""
+    point, errors = descend(rms_error(pool, lambda _: True), point_of(START))
+    best, forms = block_times(point), {"all of lora_kernels": errors[point]}
+    simpler: dict[str, tuple[BlockTimes, Callable[[BlockTimes], bool]]] = {
+        "no latency": (replace(best, latency=0), lambda times: times.latency == 0),
+        "iterations at no cost": (replace(best, iteration=0), lambda times: times.iteration == 0),
+    }
+    for name, (start, allowed) in simpler.items():
+        point, errors = descend(rms_error(pool, allowed), point_of(start))
+        forms[name] = errors[point]
+    return best, forms
 
 
 def equations_of(
@@ -234,7 +285,7 @@ def equations_of(
             accepted = ", ".join(models)
             raise UserError(f"microbenchmarks: model {run.model}: expected one of {accepted}")
         found += observations(run, steps(run, engines[run.model], models[run.model], memories[run.model]))
-    return Pool(found, models)
+    return Pool(found, models, search_ms(config))
 
 
 def task(cfg: DictConfig) -> None:
@@ -243,19 +294,17 @@ def task(cfg: DictConfig) -> None:
     models = {name: ModelConfig(**config["models"][key]) for name, key in config["names"].items()}
     memories = {name: capacity(config, name, model) for name, model in models.items()}
     pool = equations_of(config, models, memories)
-    trials = {floor: pool.counts(floor) for floor in config["floors"]}
-    tried = {floor: _rms(counts, pool.measured) for floor, counts in trials.items()}
-    floor = min(tried, key=lambda key: tried[key])
-    counts = trials[floor]
-    coefficients = fit(counts, pool.measured)
-    ci95 = intervals(counts, pool.measured, pool.groups, config["seed"])
-    table = error_table(pool, counts @ coefficients, held_out(counts, pool))
+    times, forms = sought_times(pool)
+    counts = pool.counts(times)
+    coefficients = pool.fit(counts)
+    ci95 = intervals(*pool.relative(counts), pool.groups, config["seed"])
+    table = error_table(pool, pool.predicted(counts, coefficients), held_out(counts, pool))
     sections = {name: steps_section(name, model, pool, coefficients, ci95) for name, model in models.items()}
     of_loading = [seen for seen in pool.found if seen.run.kind == "loading"]
-    swap_ms = activation_ms(of_loading, sections, models, floor)
+    swap_ms = activation_ms(of_loading, sections, models, times)
     for name, model in models.items():
         errors = by_kind(table[table.model == name])
-        found = Fitted(model, sections[name], swap_ms, memories[name], errors, tried)
+        found = Fitted(model, sections[name], swap_ms, memories[name], errors, times, forms)
         values = profile(config, name, found)
         text = HEADER + yaml.dump(values, Dumper=_NoAliases, sort_keys=False, width=120)
         write_atomically(Path(config["out"]) / f"{values['name']}.yaml", text.encode())

@@ -10,6 +10,8 @@ import pandas as pd
 
 from calibrate.bsc.settings import GROUP
 
+SPREADS_PCT, SPREAD_DRAWS = (1.0, 2.0), 2000
+"""Run-to-run spreads of which the regret is told."""
 STABLE = 0.97
 """A run that completes this part of what is offered keeps up."""
 
@@ -36,7 +38,9 @@ RESULTS = ("offered_req_s", "completed", "duration_s", "out_tok_s", "mean_ttft_m
 
 
 def smape_pct(predicted: Any, measured: Any) -> float:
-    """Return the mean of 2 |a - b| / (|a| + |b|) in percent; two zeros are equal."""
+    """Return the mean of 2 |a - b| / (|a| + |b|) in percent; two zeros are equal. NaN of no rows."""
+    if len(predicted) == 0:
+        return float("nan")
     total = np.abs(predicted) + np.abs(measured)
     parts = 2 * np.abs(predicted - measured) / np.where(total == 0, 1, total)
     return float(100 * np.mean(parts))
@@ -87,12 +91,24 @@ def errors(rows: pd.DataFrame) -> pd.DataFrame:
         measured = rows[metric.measured].to_numpy(dtype=float)
         entry: dict[str, Any] = {"metric": metric.name, "runs": len(rows)}
         for who, column in (("", metric.ours), ("twin_", metric.twin)):
-            known = column is not None and column in rows and rows[column].notna().all()
-            predicted = rows[column].to_numpy(dtype=float) if known and column else np.full(len(rows), np.nan)
-            entry[f"{who}smape_pct"] = smape_pct(predicted, measured)
-            entry[f"{who}bias_pct"] = bias_pct(predicted, measured)
+            predicted = np.full(len(rows), np.nan)
+            if column is not None and column in rows:
+                predicted = rows[column].to_numpy(dtype=float)
+            known = ~np.isnan(predicted)
+            entry[f"{who}smape_pct"] = smape_pct(predicted[known], measured[known])
+            entry[f"{who}bias_pct"] = bias_pct(predicted[known], measured[known])
         found.append(entry)
     return pd.DataFrame(found).round(3)
+
+
+def groups(rows: pd.DataFrame) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """Return the groups of two rows or more, however their lists are spaced."""
+    keys = [rows[name].map(lambda value: " ".join(str(value).split())) for name in GROUP]
+    return [
+        (tuple(group.iloc[0][list(GROUP)]), group)
+        for _, group in rows.groupby(keys, sort=True)
+        if len(group) > 1
+    ]
 
 
 def regrets(rows: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -101,8 +117,8 @@ def regrets(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     `regret_pct`: by how much the measured throughput is below the best one of the group.
     """
     found = []
-    for key, group in rows.groupby(list(GROUP), sort=True):
-        if len(group) < 2 or group[column].isna().any():
+    for key, group in groups(rows):
+        if group[column].isna().any():
             continue
         predicted, measured = group[column].to_numpy(), group.out_tok_s.to_numpy()
         chosen, best = group.iloc[int(predicted.argmax())], group.iloc[int(measured.argmax())]
@@ -113,9 +129,23 @@ def regrets(rows: pd.DataFrame, column: str) -> pd.DataFrame:
                 "chosen": int(chosen.max_loras),
                 "best": int(best.max_loras),
                 "regret_pct": 100 * (1 - chosen.out_tok_s / best.out_tok_s),
+                "predicted_lead_pct": 100 * (chosen[column] / best[column] - 1),
             }
         )
-    return pd.DataFrame(found, columns=[*GROUP, "rows", "chosen", "best", "regret_pct"])
+    return pd.DataFrame(found, columns=[*GROUP, "rows", "chosen", "best", "regret_pct", "predicted_lead_pct"])
+
+
+def regret_of_spread(rows: pd.DataFrame, spread_pct: float) -> float:
+    """Return the mean regret, in percent, of a choice by what was measured if it were measured once more.
+
+    Each throughput is multiplied with a normal factor of this spread, drawn SPREAD_DRAWS times.
+    """
+    rng, found = np.random.default_rng(0), []
+    for _, group in groups(rows):
+        measured = group.out_tok_s.to_numpy()
+        again = measured * (1 + spread_pct / 100 * rng.standard_normal((SPREAD_DRAWS, len(measured))))
+        found.append(100 * (1 - measured[again.argmax(axis=1)] / measured.max()).mean())
+    return float(np.mean(found)) if found else float("nan")
 
 
 def regret_summary(rows: pd.DataFrame, column: str) -> dict[str, Any]:
@@ -143,11 +173,27 @@ def summary(table: pd.DataFrame) -> dict[str, Any]:
         "rows": len(table),
         "compared": len(rows),
         "predicted_oom": int(named.sum()),
-        "measured_but_predicted_oom": int((named & table["completed"].notna()).sum()),
+        "measured_but_predicted_oom": int((named & _has_result(table)).sum()),
         "errors": {name: _records(errors(part)) for name, part in parts.items() if len(part)},
         "regret": {"ours": regret_summary(rows, "sim_out_tok_s")}
-        | {"twin": regret_summary(rows, "twin_output_throughput")},
+        | {"twin": regret_summary(rows, "twin_output_throughput")}
+        | {
+            f"measured again, {spread:g} % spread": {"mean_pct": round(regret_of_spread(rows, spread), 4)}
+            for spread in SPREADS_PCT
+            if groups(rows)
+        },
+        "missed_choices": _records(_missed(rows)),
     }
+
+
+def _missed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the groups of which we would not choose the best."""
+    table = regrets(rows, "sim_out_tok_s").round(3)
+    return table[table.chosen != table.best]
+
+
+def _has_result(table: pd.DataFrame) -> Any:
+    return table["completed"].notna() if "completed" in table else pd.Series(False, index=table.index)
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

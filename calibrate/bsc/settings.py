@@ -1,6 +1,7 @@
 """A row of the study's runs as settings of a simulation: nothing measured but the mean lengths."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,8 +11,11 @@ from sim.errors import UserError
 
 COLUMNS = (
     *("model", "max_loras", "max_cpu_loras", "max_lora_rank", "max_num_seqs", "ranks", "rate_values"),
-    *("rate_counts", "total_time", "completed", "in_tokens", "out_tokens"),
+    *("rate_counts", "total_time"),
 )
+"""What a row must have."""
+OF_LENGTHS = ("completed", "in_tokens", "out_tokens")
+"""What it may have: requests, and their tokens together."""
 GROUP = ("model", "ranks", "rate_values", "rate_counts", "max_cpu_loras")
 """Rows that differ in `max_loras` alone, but for what follows from it."""
 
@@ -64,14 +68,19 @@ def setting(row: Mapping[Any, Any], lengths: tuple[float, float], where: str) ->
     missing or does not fit the others.
     """
     num_adapters = int(_number(row, "max_cpu_loras", where))
-    ranks, rates = (_numbers(row, name, where) for name in ("ranks", "rate_values"))
-    counts = [int(count) for count in _numbers(row, "rate_counts", where)]
+    ranks, rates, numbers = (_numbers(row, name, where) for name in ("ranks", "rate_values", "rate_counts"))
+    counts = [int(count) for count in numbers]
     if len(rates) != len(counts) or sum(counts) != num_adapters:
         raise UserError(
             f"{where}: rate_counts={row['rate_counts']!r}: expected as many as rate_values, "
             f"{num_adapters} together"
         )
-    has_lengths = all(_is_number(row[name]) for name in ("completed", "in_tokens", "out_tokens"))
+    max_lora_rank = int(_number(row, "max_lora_rank", where))
+    if max(ranks) > max_lora_rank:
+        raise UserError(
+            f"{where}: ranks={row['ranks']!r}: expected none above max_lora_rank, {max_lora_rank}"
+        )
+    has_lengths = all(_is_number(row.get(name)) for name in OF_LENGTHS)
     completed = float(row["completed"]) if has_lengths else 0.0
     if completed > 0:
         lengths = (float(row["in_tokens"]) / completed, float(row["out_tokens"]) / completed)
@@ -79,7 +88,7 @@ def setting(row: Mapping[Any, Any], lengths: tuple[float, float], where: str) ->
         model=str(row["model"]),
         max_loras=int(_number(row, "max_loras", where)),
         num_adapters=num_adapters,
-        max_lora_rank=int(_number(row, "max_lora_rank", where)),
+        max_lora_rank=max_lora_rank,
         max_num_seqs=int(_number(row, "max_num_seqs", where)),
         adapter_ranks=tuple(int(ranks[index % len(ranks)]) for index in range(num_adapters)),
         rates=tuple(rate for rate, count in zip(rates, counts, strict=True) for _ in range(count)),
@@ -90,7 +99,7 @@ def setting(row: Mapping[Any, Any], lengths: tuple[float, float], where: str) ->
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not math.isnan(value)
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _number(row: Mapping[Any, Any], name: str, where: str) -> float:
@@ -102,11 +111,11 @@ def _number(row: Mapping[Any, Any], name: str, where: str) -> float:
 
 def _numbers(row: Mapping[Any, Any], name: str, where: str) -> list[float]:
     try:
-        values = [float(part) for part in str(row[name]).split()]
+        values = [float(part) for part in re.split(r"[\s,]+", str(row[name]).strip("[]() \t"))]
     except ValueError:
         values = []
-    if not values or any(not value > 0 for value in values):
+    if not values or any(not 0 < value < math.inf for value in values):
         raise UserError(
-            f"{where}: {name}={row[name]!r}: expected numbers greater than 0, separated by spaces"
+            f"{where}: {name}={row[name]!r}: expected numbers greater than 0, separated by spaces or commas"
         )
     return values

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sim.config import EngineConfig, ModelConfig
 from sim.costs import FS_PER_NS, CostModel, StepShape
 from sim.cudagraph import CudaGraphs
-from sim.lora_grid import LoraGrid, num_lora_programs
+from sim.lora_grid import LoraGrid, Step, num_lora_programs
 
 
 @dataclass(eq=False)
@@ -74,6 +74,14 @@ class ExpectedCosts:
             host_cache_entries=len(self.host_cache),
             max_loras=self.engine.max_loras,
             max_lora_rank=self.engine.max_lora_rank,
-            num_lora_programs=num_lora_programs(self.lora_grid, graph.num_padded_tokens, num_adapters),
+            num_lora_programs=num_lora_programs(
+                self.lora_grid,
+                Step(
+                    graph.num_padded_tokens,
+                    num_adapters,
+                    num_reqs - num_prefill_reqs,
+                    num_prefill_tokens,
+                ),
+            ),
             num_passed_over=0,
         )

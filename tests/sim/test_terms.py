@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from sim.costs import StepShape
-from sim.lora_grid import FEW_TOKENS, num_splits
 from sim.terms import TERMS
 
 MIXED = StepShape(
@@ -41,9 +40,6 @@ COUNTS = {
     "waiting": 5,
     "passed_over": 4,
     "lora_programs": 700,
-    # Eight requests decode for three adapters: a tile each; and a prompt of 123 tokens.
-    "expand_tiles": 3 + 1,
-    "shrink_programs": (3 + 3) * 8,
     "lora": 1,
     "lora_padded_tokens": 136,
     "lora_rank_tokens": 136 * 16,
@@ -55,7 +51,7 @@ COUNTS = {
     "slots_rank": 128,
     "cache_entries_adapters": 30,
 }
-OF_LORA = ("lora", "adapter", "slots", "expand", "shrink")
+OF_LORA = ("lora", "adapter", "slots")
 
 
 @pytest.mark.parametrize("name", TERMS)
@@ -83,9 +79,3 @@ def test_a_batch_that_decodes_on_grows_by_the_same_amount_each_step(name: str) -
     shapes = [replace(MIXED, kv_tokens=1024 + 8 * step) for step in range(6)]
     counts = [float(TERMS[name].count(shape)) for shape in shapes]
     assert len(set(np.diff(counts))) == 1
-
-
-@pytest.mark.parametrize("num_padded_tokens", [FEW_TOKENS - 1, FEW_TOKENS, FEW_TOKENS + 1])
-def test_shrink_programs_have_the_parts_of_the_grid(num_padded_tokens: int) -> None:
-    shape = replace(MIXED, num_padded_tokens=num_padded_tokens)
-    assert TERMS["shrink_programs"].count(shape) == 6 * num_splits(num_padded_tokens)
