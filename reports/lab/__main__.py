@@ -64,6 +64,7 @@ def render(
         headline=answer.headline(lab),
         sentences=answer.sentences(lab),
         losses=answer.losses(lab),
+        commands=answer.commands(lab),
         warnings=answer.warnings(lab),
         winners=answer.winners_table(lab),
         gap=answer.gap_table(lab) if lab.bounds else None,

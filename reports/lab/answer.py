@@ -175,4 +175,14 @@ def warnings(lab: Lab) -> list[str]:
 
 def in_short(lab: Lab) -> Sequence[str]:
     """Return the answer for a terminal."""
-    return [headline(lab) + ".", "", *sentences(lab), *losses(lab)]
+    served = [f"\nTo serve {traffics} traffic so:\n{command}" for traffics, command in commands(lab).items()]
+    return [headline(lab) + ".", "", *sentences(lab), *losses(lab), *served]
+
+
+def commands(lab: Lab) -> dict[str, str]:
+    """Return the complete ``vllm serve`` command of each sure winner, by the traffic shapes that it wins."""
+    winners: dict[tuple[str, str], list[Case]] = {}
+    for traffic in lab.traffics:
+        if (case := _sure_winner(lab, traffic)) is not None:
+            winners.setdefault((case.policy, case.tuned), []).append(case)
+    return {listed([case.traffic for case in cases]): cases[0].serve_command for cases in winners.values()}

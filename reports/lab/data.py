@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sim.errors import UserError
+from sim.results import POLICY_FILE
 from sim.sweep.objective import higher_is_better, metric
 from sim.sweep.paired import PairedDifference, paired_difference
 from sim.sweep.runs import Run, load_runs
@@ -28,6 +29,13 @@ class Case:
     """The engine settings that serve it best, of those that were tried; empty where none varies."""
     runs: Mapping[str, Run]
     """By seed."""
+
+    @property
+    def serve_command(self) -> str:
+        """The complete ``vllm serve`` command; the file of its policies, if any, lies in a run's folder."""
+        run = next(iter(self.runs.values()))
+        command = str(run.summary["vllm_serve_command"])
+        return command.replace(f"={POLICY_FILE} ", f"={run.path / POLICY_FILE} ", 1)
 
     def values(self, name: str) -> dict[str, float]:
         """Return a metric by seed, of the runs that have it."""

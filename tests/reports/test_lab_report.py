@@ -42,6 +42,7 @@ def write_runs(folder: Path, rows: list[dict[str, Any]], goodput: Goodput) -> Pa
             else goodput(row["workload"], row["admission"], int(row["seed"]))
         )
         summary = {
+            "vllm_serve_command": "LORASIM_POLICY=policy.yaml vllm serve org/model",
             "schema_version": results.SCHEMA_VERSION,
             "status": "ok",
             "config": {name: value for name, value in row.items() if name != "status"}
@@ -206,7 +207,9 @@ def test_page_has_everything_and_loads_nothing(
     words = [f"sensitivity=[{tmp_path / 'sizes'}]", f"timelines=[{tmp_path / 'recorded'}]"]
     words += ["timeline.length_s=2", "timeline.replica=1", f"pictures={tmp_path / 'pictures'}"]
     report(monkeypatch, f"dir={sweep}", *words)
-    assert "mine beats fcfs_skip." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "mine beats fcfs_skip." in said
+    assert f"LORASIM_POLICY={sweep}/" in said and "/policy.yaml vllm serve org/model" in said
     html = (sweep / "lab.html").read_text(encoding="utf-8")
     page = Page(html)
     assert page.sections == SECTIONS
