@@ -64,7 +64,7 @@ def _sentence(lab: Lab, traffic: str) -> str:
         text = f"Under {traffic} traffic {claim} against {lab.baseline}."
         return text + _bound_words(lab, traffic, best.policy)
     doubt = "from one seed" if verdict == "unknown" else "which may be chance"
-    return f"Under {traffic} traffic no policy is shown to be better than {lab.baseline}; {claim}, {doubt}."
+    return f"Under {traffic} traffic the best is not shown to beat {lab.baseline}: {claim}, {doubt}."
 
 
 def _difference(found: PairedDifference) -> str:
