@@ -45,23 +45,18 @@ def from_swaps(folder: Path, others: Sequence[Path], profile: dict[str, Any], of
     """
     tables = [swaps_of(other, ["replay"]) for other in others] or [swaps_of(folder, [SWAP_REFERENCE])]
     found = pd.concat(tables, ignore_index=True)
-    scales = dict(of_reference)
-    for factor in ("load", "activate"):
-        rows = found[found.kind.map(SWAPS.get) == factor]
-        if len(rows):
-            scales[factor] = ratio(rows[rows.duration_ms <= STALL * rows.duration_ms.median()], profile)
-    return scales
+    typical = found.groupby(found.kind.map(SWAPS.get)).duration_ms.transform("median")
+    return _with_swaps(of_reference, found[found.duration_ms <= STALL * typical], profile)
 
 
 def from_the_replay_itself(folder: Path, profile: dict[str, Any], of_reference: Scale) -> Scale:
     """Return the factors with the replay's own mean swap durations, stalls included."""
-    own = swaps_of(folder, ["replay"])
-    scales = dict(of_reference)
-    for factor in ("load", "activate"):
-        rows = own[own.kind.map(SWAPS.get) == factor]
-        if len(rows):
-            scales[factor] = ratio(rows, profile)
-    return scales
+    return _with_swaps(of_reference, swaps_of(folder, ["replay"]), profile)
+
+
+def _with_swaps(of_reference: Scale, swaps: pd.DataFrame, profile: dict[str, Any]) -> Scale:
+    factors = swaps.groupby(swaps.kind.map(SWAPS.get))
+    return of_reference | {str(factor): ratio(rows, profile) for factor, rows in factors}
 
 
 def ratio(swaps: pd.DataFrame, profile: dict[str, Any]) -> float:

@@ -18,13 +18,15 @@ from calibrate.engine_process import EngineProcess
 from calibrate.play import workload_of
 from sim.cli import hydra_entry
 from sim.errors import UserError
+from sim.fields import plain_values
 
 
 def plan_of(cfg: DictConfig) -> dict[str, Any]:
     """Return the plan as plain values; policies may go on referring to their engine's settings."""
     names = [str(name) for name in cfg if name != "policies"]
-    plan: dict[str, Any] = OmegaConf.to_container(OmegaConf.masked_copy(cfg, names), resolve=True)  # type: ignore[assignment]
-    return plan | {"policies": OmegaConf.to_container(cfg.policies)}
+    return plain_values(OmegaConf.masked_copy(cfg, names)) | {
+        "policies": OmegaConf.to_container(cfg.policies)
+    }
 
 
 def jobs_of(config: dict[str, Any]) -> list[list[dict[str, Any]]]:

@@ -110,6 +110,7 @@ def compare(folder: Path, config: dict[str, Any]) -> pd.DataFrame:
     given_swaps = simulated(folder, config, profile, from_the_replay_itself(folder, profile, reference))
     repetition = folder.with_name(folder.name + AGAIN)
     again = measured(repetition) if repetition.exists() else {}
+    policy = read_meta(folder / "meta.json", META_KEYS)["play"].get("policy_name", PLAIN)
     rows = []
     for name in QUANTITIES:
         second = again.get(name, np.nan)
@@ -117,7 +118,7 @@ def compare(folder: Path, config: dict[str, Any]) -> pd.DataFrame:
         rows.append(
             {
                 "workload": folder.name,
-                "policy": read_meta(folder / "meta.json", META_KEYS)["play"].get("policy_name", PLAIN),
+                "policy": policy,
                 "quantity": name,
                 "measured": first[name],
                 "measured_again": second,

@@ -110,11 +110,7 @@ def _scatter(
                 label=str(regime),
             )
         axes.set(xscale="log", yscale="log", xlabel="measured", ylabel="predicted", title=title)
-        low, high = min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])
-        axes.plot([low, high], [low, high], color=svg.FAINT, linewidth=1, zorder=0)
-        axes.set(xlim=(low, high), ylim=(low, high), box_aspect=1)
-        for axis in (axes.xaxis, axes.yaxis):
-            svg.log_ticks(axis, high / low)
+        svg.draw_diagonal(axes)
         axes.legend(fontsize=7, loc="upper left", handletextpad=0.1)
 
     return paint

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from scipy.stats import kendalltau
 
 from reports import svg
+from reports.experiments.document import markdown_table
 from reports.numbers import number
 from reports.svg import MARKERS, SERIES, Plot, draw_grid, picture
 from sim.cli import hydra_entry
@@ -71,12 +72,6 @@ def _read(folder: Path, model: str) -> pd.DataFrame:
         raise UserError(f"{path}: no comparison there ({error}); make it with calibrate.validate") from error
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a table in Markdown, numbers to the right."""
-    rule = "|---|" + "---:|" * (len(head) - 1)
-    return ["| " + " | ".join(head) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows), ""]
-
-
 def targets_section(rows: pd.DataFrame) -> list[str]:
     """Return the errors over all replays against their targets."""
     lines = []
@@ -99,7 +94,8 @@ def targets_section(rows: pd.DataFrame) -> list[str]:
         "activation, which tells an error of the simulated mechanism from one of the host's speed; the last"
         " one is by how much two runs of the same work on the same engine differ (median, and how many).",
         "",
-        *table(head, lines),
+        *markdown_table(head, lines),
+        "",
         f"Worst throughput: {worst}, {throughput[worst]:+.1f} % "
         f"(target {WORST_THROUGHPUT_PCT:.0f} %, {is_met}).",
         "",
@@ -137,7 +133,8 @@ def host_section(rows: pd.DataFrame, folders: dict[str, Path]) -> list[str]:
         "What loads and activations took in each replay. An activation has two speeds, which follow one "
         "another within seconds, and a load now and then stalls: the errors above are mostly the host's.",
         "",
-        *table(head, lines),
+        *markdown_table(head, lines),
+        "",
     ]
 
 
@@ -158,7 +155,7 @@ def policies_section(rows: pd.DataFrame) -> list[str]:
         gains = [measured / measured[PLAIN], throughput.simulated / throughput.simulated[PLAIN]]
         head = ["policy", "tokens/s", "simulated", "gain", "simulated gain", "p99 TTFT, ms", "simulated"]
         ttft = group[group.quantity == "p99_ttft_ms"].set_index("policy")
-        lines += table(
+        lines += markdown_table(
             head,
             [
                 [policy, number(measured[policy]), number(throughput.simulated[policy])]
@@ -168,7 +165,7 @@ def policies_section(rows: pd.DataFrame) -> list[str]:
             ],
         )
         tau = kendalltau(measured, throughput.simulated.reindex(measured.index)).statistic
-        lines += [f"Order of the policies, simulated against measured: Kendall's tau {tau:.2f}.", ""]
+        lines += ["", f"Order of the policies, simulated against measured: Kendall's tau {tau:.2f}.", ""]
     return lines
 
 
@@ -198,7 +195,8 @@ def swaps_section(tables: dict[str, str]) -> list[str]:
         "a slot is filled by one copy and one call (`calibrate/bridge/slot_copies.py`); vLLM's own code is "
         "as it was.",
         "",
-        *table(head, lines),
+        *markdown_table(head, lines),
+        "",
     ]
 
 
@@ -223,7 +221,8 @@ def outputs_section(folders: Sequence[Path], pairs: Sequence[Sequence[str]]) -> 
         "",
         "Greedy outputs of 128 tokens, same prompts and adapters:",
         "",
-        *table(["replays", "requests", "equal"], lines),
+        *markdown_table(["replays", "requests", "equal"], lines),
+        "",
     ]
 
 
@@ -240,7 +239,7 @@ def replays_section(rows: pd.DataFrame) -> list[str]:
         for name in QUANTITIES:
             line += [number(group.measured[name]), f"{group.error_pct[name]:+.1f} %"]
         lines.append(line)
-    return ["## Every replay", "", *table(head, lines)]
+    return ["## Every replay", "", *markdown_table(head, lines), ""]
 
 
 def scatter_plot(rows: pd.DataFrame) -> Plot:
@@ -264,11 +263,7 @@ def _scatter(rows: pd.DataFrame, title: str) -> Callable[[Axes], None]:
                 label=str(policy),
             )
         axes.set(xscale="log", yscale="log", xlabel="measured", ylabel="simulated", title=title)
-        low, high = min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])
-        axes.plot([low, high], [low, high], color=svg.FAINT, linewidth=1, zorder=0)
-        axes.set(xlim=(low, high), ylim=(low, high), box_aspect=1)
-        for axis in (axes.xaxis, axes.yaxis):
-            svg.log_ticks(axis, high / low)
+        svg.draw_diagonal(axes)
         axes.legend(fontsize=6, loc="upper left", handletextpad=0.1)
 
     return paint

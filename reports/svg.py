@@ -144,6 +144,15 @@ def log_ticks(axis: Axis, ratio: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def draw_diagonal(axes: Axes) -> None:
+    """Make both axes one logarithmic scale, and draw where they are equal."""
+    low, high = min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])
+    axes.plot([low, high], [low, high], color=FAINT, linewidth=1, zorder=0)
+    axes.set(xlim=(low, high), ylim=(low, high), box_aspect=1)
+    for axis in (axes.xaxis, axes.yaxis):
+        log_ticks(axis, high / low)
+
+
 def _inline(text: str, name: str, title: str, alt: str) -> str:
     """Return matplotlib's SVG file as an element of an HTML page."""
     body = text[text.index(">", text.index("<svg")) + 1 :]

@@ -5,9 +5,6 @@ apart: the same operations of the interpreter, in the same order, on objects as 
 scheduler.py, `schedule`). It depends on the CPU, and on Python: the study had 3.12.
 """
 
-import json
-import platform
-import time
 from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum, auto
@@ -15,8 +12,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from calibrate.bsc.host_cost import least_ns, write_cost
 from sim.cli import hydra_entry
-from sim.files import write_atomically
 
 
 class _Status(IntEnum):
@@ -81,31 +78,15 @@ class Queue:
 
 
 def measure(num_requests: int, repeats: int) -> float:
-    """Return the least CPU time for one request, in ms, of a queue of `num_requests` with 223 tokens each.
-
-    The least, because whatever else the machine does can only add to it.
-    """
+    """Return the least CPU time for one request, in ms, of a queue of `num_requests` with 223 tokens each."""
     queue = Queue(num_requests, 223, 384, 16)
-    durations = []
-    for _ in range(repeats):
-        begin_ns = time.thread_time_ns()
-        queue.search()
-        durations.append(time.thread_time_ns() - begin_ns)
-    return min(durations) / num_requests / 1e6
+    return least_ns(queue.search, repeats) / num_requests / 1e6
 
 
 def task(cfg: DictConfig) -> None:
     """Measure and write the result."""
-    result = {
-        # One digit: CPUs of one kind differ by more than the next.
-        "ms_per_request": float(f"{measure(cfg.num_requests, cfg.repeats):.1g}"),
-        "num_requests": cfg.num_requests,
-        "python": platform.python_version(),
-        "cpu": platform.processor() or platform.machine(),
-    }
-    out = Path(cfg.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, (json.dumps(result, indent=2) + "\n").encode())
+    out, cost_ms = Path(cfg.out), measure(cfg.num_requests, cfg.repeats)
+    result = write_cost(out, "ms_per_request", cost_ms, num_requests=cfg.num_requests)
     print(f"{1e6 * result['ms_per_request']:.0f} ns for a waiting request, Python {result['python']}: {out}")
 
 

@@ -7,10 +7,7 @@ the versions: the study had Python 3.12, and vLLM 0.8.5 came with prometheus_cli
 """
 
 import gzip
-import json
-import platform
 import random
-import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +15,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+from calibrate.bsc.host_cost import least_ns, write_cost
 from calibrate.bsc.settings import adapter_name
 from sim.cli import hydra_entry
-from sim.files import write_atomically
 
 NUM_RUNNING = 32
 """Adapters that run at a time, of as many again that do not."""
@@ -38,37 +35,21 @@ def combinations(num_lines: int) -> Iterator[tuple[str, str]]:
 
 
 def measure(num_lines: int, repeats: int) -> float:
-    """Return the least CPU time for a line, in ms, of an answer of about `num_lines`.
-
-    The least, because whatever else the machine does can only add to it.
-    """
+    """Return the least CPU time for a line, in ms, of an answer of about `num_lines`."""
     registry = CollectorRegistry()
     labels = ("max_lora", "waiting_lora_adapters", "running_lora_adapters")
     gauge = Gauge("vllm:lora_requests_info", "Running stats on lora requests.", labels, registry=registry)
     for waiting, running in combinations(num_lines):
         gauge.labels(NUM_RUNNING, waiting, running).set_to_current_time()
-    durations = []
-    for _ in range(repeats):
-        begin_ns = time.thread_time_ns()
-        answer = generate_latest(registry)
-        gzip.compress(answer)
-        durations.append(time.thread_time_ns() - begin_ns)
-    return min(durations) / answer.count(b"\n") / 1e6
+    num_sent = generate_latest(registry).count(b"\n")
+    return least_ns(lambda: gzip.compress(generate_latest(registry)), repeats) / num_sent / 1e6
 
 
 def task(cfg: DictConfig) -> None:
     """Measure and write the result."""
-    result = {
-        # One digit: CPUs of one kind differ by more than the next.
-        "ms_per_line": float(f"{measure(cfg.num_lines, cfg.repeats):.1g}"),
-        "num_lines": cfg.num_lines,
-        "prometheus_client": version("prometheus_client"),
-        "python": platform.python_version(),
-        "cpu": platform.processor() or platform.machine(),
-    }
-    out = Path(cfg.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, (json.dumps(result, indent=2) + "\n").encode())
+    out, cost_ms = Path(cfg.out), measure(cfg.num_lines, cfg.repeats)
+    conditions = {"num_lines": cfg.num_lines, "prometheus_client": version("prometheus_client")}
+    result = write_cost(out, "ms_per_line", cost_ms, **conditions)
     print(f"{1e3 * result['ms_per_line']:.0f} us for a line, Python {result['python']}: {out}")
 
 

@@ -25,7 +25,7 @@ def as_markdown(title: str, intro: str, sections: Sequence[Section]) -> str:
     """Return a Markdown page."""
     blocks = [f"# {title}", intro]
     for section in sections:
-        blocks += [f"## {section.title}", "\n".join(_markdown_table(section))]
+        blocks += [f"## {section.title}", "\n".join(markdown_table(section.head, section.rows))]
         if section.notes:
             blocks.append("\n".join(f"- {note}" for note in section.notes))
     return "\n\n".join(blocks) + "\n"
@@ -37,10 +37,9 @@ def _text_lines(section: Section) -> Iterator[str]:
     yield from (f"* {note}" for note in section.notes)
 
 
-def _markdown_table(section: Section) -> Iterator[str]:
-    yield _line(section.head)
-    yield _line([":--", *["--:"] * (len(section.head) - 1)])
-    yield from map(_line, section.rows)
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table in Markdown, the first column words, the others numbers."""
+    return [_line(cells) for cells in (head, [":--", *["--:"] * (len(head) - 1)], *rows)]
 
 
 def _line(cells: Sequence[str]) -> str:
