@@ -75,8 +75,13 @@ def simulated(
 
 
 def engine_settings(meta: dict[str, Any]) -> dict[str, Any]:
-    """Return the replayed engine's settings; where it was told its KV cache in bytes, in blocks."""
+    """Return the replayed engine's settings; where it was told its KV cache in bytes, in blocks.
+
+    Its graphs are those of its start: a play's own `max_num_seqs` does not change them.
+    """
     settings: dict[str, Any] = dict(meta["settings"])
+    if (started := meta.get("vllm_config")) is not None:
+        settings["cudagraph_capture_sizes"] = started["compilation"]["cudagraph_capture_sizes"]
     if settings.pop("kv_cache_memory_bytes", None) is not None:
         settings["num_gpu_blocks"] = meta["num_gpu_blocks"]
         del settings["gpu_memory_utilization"]
