@@ -16,7 +16,7 @@ TEXT = """\
 # @package _global_
 # Made by python -m calibrate.fit_sleep_mode from {folder}; do not edit.
 # One adapter at a time has a process that is awake: drain, sleep (level 1, weights in host memory), wake.
-# Medians of {count} sleeps after the first, which took {first_s} s: it pins the host's memory for the weights.
+# Medians of {count} sleeps after the first, which took {first_s} s: it pins the host's memory for weights.
 defaults:
   - override /admission: time_slice
   - _self_

@@ -5,6 +5,7 @@ from typing import Any
 
 from sim.sweep.runs import Run
 
+
 def profile_source(summary: Mapping[str, Any]) -> str:
     """Return the name of a run's profile and where that comes from: its own `source`, or the GPU."""
     profile: Mapping[str, Any] = summary["config"]["profile"]
