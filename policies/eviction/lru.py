@@ -18,6 +18,8 @@ class Lru(KeyOrder):
         self._protect_batch = protect_batch
         self.on_access: Callable[[str], None] = self._order.move_to_end
         """`key` is the most recent now. (Called for every adapter of a step: no function of ours between.)"""
+        self.on_insert = self._order.setdefault  # type: ignore[method-assign]
+        self.on_remove = self._order.__delitem__  # type: ignore[method-assign, assignment]
 
     def victim(self, needed: Collection[str]) -> str:
         """Return the least recent key, of those outside `needed` with `protect_batch`."""
