@@ -236,8 +236,8 @@ class Engine:
 
     def _next_change_ns(self) -> int | None:
         """When the policy may let others go of those who wait, though nobody comes or goes; None: never."""
-        admission = self.scheduler.admission
-        return admission.next_change_ns() if len(admission) else None
+        scheduler = self.scheduler
+        return scheduler.admission.next_change_ns() if scheduler.num_waiting else None
 
     def _results_known_ns(self, now_ns: int) -> int:
         """When the host thread has taken over the results of the oldest step under way."""
