@@ -107,6 +107,8 @@ class FittedCosts:
             name: _Swap(_section(swaps, name, "swaps"), name, seed, _cost(scales, factor, "host_scale"))
             for name, factor in SWAPS.items()
         }
+        self.activate_ns = self._swaps["activate"].draw_ns
+        """Draw the duration of an activation, given the rank. (Several a step: no function between.)"""
         self._ranges = {key: ranges[key] for key in RANGED if key in ranges}
         self._is_measured = within(self._ranges)
         self._expected = dict(self._ranges)
@@ -137,10 +139,6 @@ class FittedCosts:
         """Draw the duration of a load."""
         return self._swaps["load_growing" if grows else "load_recycled"].draw_ns(rank)
 
-    def activate_ns(self, rank: int) -> int:
-        """Draw the duration of an activation."""
-        return self._swaps["activate"].draw_ns(rank)
-
     def mean_load_ns(self, grows: bool, rank: int) -> int:
         """Mean duration of a load."""
         return self._swaps["load_growing" if grows else "load_recycled"].mean_ns(rank)
@@ -169,6 +167,8 @@ class _Swap:
         self._mean_factor = float(np.mean(np.convolve(self._spread, (0.5, 0.5), "valid")))
         self._rng = stream(seed, where)
         self._factors: list[float] = []
+        self._of_rank: dict[int, float] = {}
+        """Duration of a swap whose factor is 1, in ns."""
 
     def mean_ns(self, rank: int) -> int:
         """The mean, with the spread's own."""
@@ -179,7 +179,10 @@ class _Swap:
         if not self._factors:
             levels = np.linspace(0, 1, len(self._spread))
             self._factors = np.interp(self._rng.random(DRAWS), levels, self._spread).tolist()
-        return round(self._unit_ns * (self._constant_ms + self._rank_ms * rank) * self._factors.pop())
+        unit_ns = self._of_rank.get(rank)
+        if unit_ns is None:
+            unit_ns = self._of_rank[rank] = self._unit_ns * (self._constant_ms + self._rank_ms * rank)
+        return round(unit_ns * self._factors.pop())
 
 
 def _constant(settings: Mapping[str, Any]) -> ConstantCosts:
