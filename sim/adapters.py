@@ -5,16 +5,20 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from hashlib import blake2b
 from heapq import heappop, heappush
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from policies.errors import PolicyError
 from policies.eviction import EvictionPolicy
 
 
+EventKind = Literal["load", "activate", "evict_host", "evict_slot"]
+EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
+
+
 class AdapterEvent(NamedTuple):
     """Something that happened to an adapter while a step was prepared."""
 
-    kind: Literal["load", "activate", "evict_host", "evict_slot"]
+    kind: EventKind
     """`load`: disk to host cache; `activate`: host cache to GPU slot; the others are the ways back."""
     adapter: str
     slot: int | None = None
@@ -128,11 +132,11 @@ class AdapterTiers:
         return number
 
     def _application_order(self, adapters: Collection[str]) -> list[str]:
-        numbers = self._numbers
-        if not numbers.keys() >= set(adapters):
-            for adapter in adapters:
-                self.number(adapter)
-        return list(map(self._names.__getitem__, set(map(numbers.__getitem__, adapters))))
+        try:
+            in_set = set(map(self._numbers.__getitem__, adapters))
+        except KeyError:
+            in_set = set(map(self.number, adapters))
+        return list(map(self._names.__getitem__, in_set))
 
     def _load(self, adapter: str, needed: Collection[str], events: list[AdapterEvent]) -> None:
         events.append(AdapterEvent("load", adapter))

@@ -364,29 +364,27 @@ class Engine:
 
     def _prepare_adapters(self, plan: StepPlan, now_ns: int, start_ns: int) -> "_Swaps":
         """Load and activate what the step lacks, one after another on the host thread, from `start_ns` on."""
-        host_entries, gpu_free_ns = len(self.tiers.host_cache), self._gpu_free_ns
+        # Before they are applied, which a load adds to.
+        host_entries = len(self.tiers.host_cache)
         swaps = _Swaps(self._apply(plan.adapters, now_ns), start_ns)
-        end_ns = start_ns
+        if not swaps.events:
+            return swaps
+        costs, ranks, default_rank = self.costs, self.ranks, self.config.max_lora_rank
+        loader, gpu_free_ns = self.loader, self._gpu_free_ns
         for kind, adapter, _ in swaps.events:
-            if kind == "evict_slot":
-                continue
-            begin_ns = end_ns if end_ns > gpu_free_ns else gpu_free_ns
             if kind == "activate":
-                duration_ns = self._activate_ns(adapter)
+                duration_ns = costs.activate_ns(ranks.get(adapter, default_rank))
+                if loader is not None and loader.is_busy:
+                    duration_ns = round(duration_ns * loader.config.host_factor)
                 swaps.activate_ns += duration_ns
-                end_ns += duration_ns
-                if end_ns > begin_ns:
-                    swaps.idle_activate_ns += end_ns - begin_ns
+                swaps.idle_activate_ns += swaps.go_on(duration_ns, gpu_free_ns)
             elif kind == "load":
                 host_entries += 1
                 duration_ns = self._load_ns(adapter, host_entries)
                 swaps.load_ns += duration_ns
-                end_ns += duration_ns
-                if end_ns > begin_ns:
-                    swaps.idle_load_ns += end_ns - begin_ns
+                swaps.idle_load_ns += swaps.go_on(duration_ns, gpu_free_ns)
             elif kind == "evict_host":
                 host_entries -= 1
-        swaps.end_ns = end_ns
         return swaps
 
     def _apply(self, adapters: dict[str, None], now_ns: int) -> list[AdapterEvent]:
@@ -409,12 +407,6 @@ class Engine:
         if grows:
             self._most_host_entries = host_entries
         return self.costs.load_ns(grows, self.ranks.get(adapter, self.config.max_lora_rank))
-
-    def _activate_ns(self, adapter: str) -> int:
-        duration_ns = self.costs.activate_ns(self.ranks.get(adapter, self.config.max_lora_rank))
-        if self.loader is not None and self.loader.is_busy:
-            return round(duration_ns * self.loader.config.host_factor)
-        return duration_ns
 
     def _inputs_ready_ns(self, plan: StepPlan, adapters_ready_ns: int, cost: StepCost) -> int:
         """When the first launch begins, which waits for the GPU where the LoRA mapping has changed.
@@ -500,3 +492,11 @@ class _Swaps:
         self.events = events
         self.end_ns = end_ns
         self.load_ns = self.activate_ns = self.idle_load_ns = self.idle_activate_ns = 0
+
+    def go_on(self, duration_ns: int, gpu_free_ns: int) -> int:
+        """Work on for so long; returns how much of it a GPU that is free from `gpu_free_ns` on waits for."""
+        begin_ns = self.end_ns
+        self.end_ns = end_ns = begin_ns + duration_ns
+        if begin_ns >= gpu_free_ns:
+            return duration_ns
+        return end_ns - gpu_free_ns if end_ns > gpu_free_ns else 0
