@@ -311,7 +311,7 @@ class Engine:
         newest = self._under_way[-1]
         self.tiers.repeat(newest.plan.adapters, num_steps, newest.schedule_ns)
         self.costs.step(newest.shape)
-        self._gpu_free_ns, self._gpu_carry_fs = newest.gpu_end_ns, run.carry_after_fs()
+        self._gpu_free_ns, self._gpu_carry_fs = newest.gpu_end_ns, run.total_fs(num_steps) % FS_PER_NS
         self.num_steps += num_steps
 
     def _note_moves(self, plan: StepPlan, now_ns: int) -> None:
