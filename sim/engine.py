@@ -145,7 +145,10 @@ class Engine:
 
     def _take(self, request: Request) -> None:
         """Hand a request to the scheduler. A run of steps goes on where it makes no difference to them."""
-        if self._run is None or self.scheduler.concerns(request):
+        if self._run is None:
+            if self._idle_since_ns is not None:
+                self._interrupt()
+        elif self.scheduler.concerns(request):
             self._interrupt()
         self.scheduler.add_request(request)
 

@@ -24,7 +24,8 @@ SWAPS = {"load_growing": "load", "load_recycled": "load", "activate": "activate"
 RANGED = ("num_reqs", "num_tokens", "num_adapters", "kv_tokens", "host_cache_entries")
 DRAWS = 1024
 NS_PER_MS = 1e6
-HALF_NS = FS_PER_NS // 2
+UNITS_FS = (FS_PER_NS, FS_PER_NS, FS_PER_NS, FS_PER_NS, 1, FS_PER_NS, 1)
+"""Of what `StepCost` has, in its order: ns, and fs for the GPU."""
 ONLY_GPU = "only gpu_ms may depend on the context"
 
 
@@ -89,17 +90,17 @@ class FittedCosts:
         host_scale = _cost(scales, "steps", "host_scale")
         of_host = [_fs_per_unit(host, name, "host", host_scale) for name in HOST_QUANTITIES]
         schedule, prepare, remap, update = of_host
-        self._sums: dict[str, tuple[Callable[[StepShape], tuple[int, ...]], int]] = {}
-        """For each graph mode: the phases' durations in fs in the order of `StepCost`, and by how much the
-        GPU's grows with a token of a request's context."""
+        self._costs: dict[str, Callable[[StepShape], tuple[int, ...]]] = {}
+        """For each graph mode, what `StepCost` has. With each step the context of each request grows by one,
+        so that the GPU's growth is a sum of terms too."""
         for graph in GRAPHS:
             section, where = _section(steps, graph, "steps"), f"steps.{graph}"
             scaled = zip(GPU_QUANTITIES, (1.0, host_scale), strict=True)
             gpu, launch = (_fs_per_unit(section, name, where, scale) for name, scale in scaled)
             if "kv_tokens" in launch:
                 raise UserError(f"profile.{where}.launch_ms.kv_tokens: {ONLY_GPU}")
-            of_phases = sums((schedule, prepare, remap, launch, gpu, update))
-            self._sums[graph] = of_phases, gpu.get("kv_tokens", 0)
+            growth = {"reqs": gpu.get("kv_tokens", 0)}
+            self._costs[graph] = sums((schedule, prepare, remap, launch, gpu, update, growth), UNITS_FS)
         for name, terms in zip(HOST_QUANTITIES, of_host, strict=True):
             if "kv_tokens" in terms:
                 raise UserError(f"profile.host.{name}.kv_tokens: {ONLY_GPU}")
@@ -118,19 +119,8 @@ class FittedCosts:
         """Sum up the terms; the host's rounded to ns."""
         if not self._is_measured(shape):
             self._note_outside(shape)
-        sums_fs, gpu_growth_fs = self._sums[shape.graph]
-        schedule, prepare, remap, launch, gpu_fs, update = sums_fs(shape)
-        phases = (
-            (schedule + HALF_NS) // FS_PER_NS,
-            (prepare + HALF_NS) // FS_PER_NS,
-            (remap + HALF_NS) // FS_PER_NS,
-            (launch + HALF_NS) // FS_PER_NS,
-            gpu_fs,
-            (update + HALF_NS) // FS_PER_NS,
-            gpu_growth_fs * shape.num_reqs,
-        )
         # For every step: at half the price of the class's own `__new__`.
-        return tuple.__new__(StepCost, phases)
+        return tuple.__new__(StepCost, self._costs[shape.graph](shape))
 
     def _note_outside(self, shape: StepShape) -> None:
         for key, (low, high) in self._expected.items():
