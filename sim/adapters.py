@@ -10,7 +10,6 @@ from typing import Literal, NamedTuple, get_args
 from policies.errors import PolicyError
 from policies.eviction import EvictionPolicy
 
-
 EventKind = Literal["load", "activate", "evict_host", "evict_slot"]
 EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
 

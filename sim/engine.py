@@ -260,10 +260,7 @@ class Engine:
     def _results_known_ns(self, now_ns: int) -> int:
         """When the host thread has taken over the results of the oldest step under way."""
         oldest, newest = self._under_way[0], self._under_way[-1]
-        begin_ns = oldest.gpu_end_ns
-        if newest.launch_end_ns > begin_ns:
-            begin_ns = newest.launch_end_ns
-        return (begin_ns if begin_ns > now_ns else now_ns) + oldest.cost.update_ns
+        return max(now_ns, newest.launch_end_ns, oldest.gpu_end_ns) + oldest.cost.update_ns
 
     def _wait_for_results(self, known_ns: int, now_ns: int) -> None:
         """Sleep until the next results are known, or through the steps that will be alike."""
@@ -339,13 +336,11 @@ class Engine:
         swaps = self._prepare_adapters(plan, now_ns, now_ns + cost.schedule_ns)
         launch_ns = self._inputs_ready_ns(plan, swaps.end_ns, cost)
         launch_end_ns = launch_ns + cost.launch_ns
-        gpu_start_ns = launch_ns if launch_ns > gpu_free_ns else gpu_free_ns
+        gpu_start_ns = max(gpu_free_ns, launch_ns)
         gpu_ns, self._gpu_carry_fs = divmod(self._gpu_carry_fs + cost.gpu_fs, FS_PER_NS)
-        gpu_end_ns = gpu_start_ns + gpu_ns
-        if gpu_end_ns < launch_end_ns:
-            gpu_end_ns = launch_end_ns
-        self._gpu_free_ns = gpu_end_ns
-        idle = gpu_idle(gpu_start_ns - gpu_free_ns, swaps.idle_load_ns, swaps.idle_activate_ns, self._no_work_ns)
+        self._gpu_free_ns = gpu_end_ns = max(gpu_start_ns + gpu_ns, launch_end_ns)
+        waited_ns = gpu_start_ns - gpu_free_ns
+        idle = gpu_idle(waited_ns, swaps.idle_load_ns, swaps.idle_activate_ns, self._no_work_ns)
         record = StepRecord(
             self.num_steps,
             plan,

@@ -17,7 +17,7 @@ class CachedBlock:
     """A full block. It is found by its contents until it is evicted, which only free blocks are."""
 
     contents: Contents | None
-    """None where nobody will ask again: this stands for `count` blocks then, those of several requests, too."""
+    """None where nobody will ask again: this stands for `count` blocks then, of one request or several."""
     num_users: int = 1
     count: int = 1
 

@@ -225,8 +225,7 @@ class Scheduler:
             num_new_tokens = request.num_tokens - num_computed_tokens
             if 0 < threshold < num_new_tokens:
                 num_new_tokens = threshold
-            if num_new_tokens > token_budget:
-                num_new_tokens = token_budget
+            num_new_tokens = min(num_new_tokens, token_budget)
             if not kv.allocate_slots(
                 request, num_new_tokens, computed_blocks, config.scheduler_reserve_full_isl
             ):
@@ -271,8 +270,7 @@ class Scheduler:
                 num_prefill_reqs += 1
                 num_prefill_tokens += num_new_tokens
                 plan.attention_work += num_new_tokens * context + num_new_tokens * num_new_tokens // 2
-                if num_new_tokens > longest:
-                    longest = num_new_tokens
+                longest = max(longest, num_new_tokens)
             else:
                 plan.kv_tokens += after
             if request.adapter is not None:
