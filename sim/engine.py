@@ -368,21 +368,20 @@ class Engine:
         if not swaps.events:
             return swaps
         costs, ranks, default_rank = self.costs, self.ranks, self.config.max_lora_rank
-        loader, gpu_free_ns = self.loader, self._gpu_free_ns
+        loader, gpu_free_ns, activate_ns = self.loader, self._gpu_free_ns, 0
         for kind, adapter, _ in swaps.events:
             if kind == "activate":
                 duration_ns = costs.activate_ns(ranks.get(adapter, default_rank))
                 if loader is not None and loader.is_busy:
                     duration_ns = round(duration_ns * loader.config.host_factor)
-                swaps.activate_ns += duration_ns
-                swaps.idle_activate_ns += swaps.go_on(duration_ns, gpu_free_ns)
+                activate_ns += duration_ns
             elif kind == "load":
-                host_entries += 1
-                duration_ns = self._load_ns(adapter, host_entries)
-                swaps.load_ns += duration_ns
-                swaps.idle_load_ns += swaps.go_on(duration_ns, gpu_free_ns)
+                swaps.activate(activate_ns, gpu_free_ns)
+                host_entries, activate_ns = host_entries + 1, 0
+                swaps.load(self._load_ns(adapter, host_entries), gpu_free_ns)
             elif kind == "evict_host":
                 host_entries -= 1
+        swaps.activate(activate_ns, gpu_free_ns)
         return swaps
 
     def _apply(self, adapters: dict[str, None], now_ns: int) -> list[AdapterEvent]:
@@ -429,8 +428,7 @@ class Engine:
         if mapping == self._lora_mapping:
             return adapters_ready_ns + cost.prepare_ns
         self._lora_mapping = mapping
-        gpu_free_ns = self._gpu_free_ns
-        return (adapters_ready_ns if adapters_ready_ns > gpu_free_ns else gpu_free_ns) + cost.remap_ns
+        return max(adapters_ready_ns, self._gpu_free_ns) + cost.remap_ns
 
     def _shape(self, plan: StepPlan) -> StepShape:
         num_reqs, num_adapters, config = plan.num_reqs, len(plan.adapters), self.config
@@ -491,8 +489,18 @@ class _Swaps:
         self.end_ns = end_ns
         self.load_ns = self.activate_ns = self.idle_load_ns = self.idle_activate_ns = 0
 
-    def go_on(self, duration_ns: int, gpu_free_ns: int) -> int:
-        """Work on for so long; returns how much of it a GPU that is free from `gpu_free_ns` on waits for."""
+    def load(self, duration_ns: int, gpu_free_ns: int) -> None:
+        """Work on for so long, while the GPU is free from `gpu_free_ns` on."""
+        self.load_ns += duration_ns
+        self.idle_load_ns += self._go_on(duration_ns, gpu_free_ns)
+
+    def activate(self, duration_ns: int, gpu_free_ns: int) -> None:
+        """Work on for so long, while the GPU is free from `gpu_free_ns` on."""
+        self.activate_ns += duration_ns
+        self.idle_activate_ns += self._go_on(duration_ns, gpu_free_ns)
+
+    def _go_on(self, duration_ns: int, gpu_free_ns: int) -> int:
+        """Return how much of it the GPU waits for."""
         begin_ns = self.end_ns
         self.end_ns = end_ns = begin_ns + duration_ns
         if begin_ns >= gpu_free_ns:
