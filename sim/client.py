@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 import simpy
-from simpy.events import Event
+from simpy.events import Event, EventCallbacks
 
+from sim.alarm import alarm
 from sim.config import EngineConfig
 from sim.errors import UserError
 from sim.gateway import Gateway
@@ -50,12 +51,15 @@ class Client:
         self._traffic = traffic
         self._served = None if workload.adapters is None else set(workload.adapters)
         self._gateway: Gateway | None = None
+        self._next: RequestSpec | None = None
+        """Of an open loop, what is sent next."""
+        self._on_arrival: EventCallbacks = [self._send_expected]
 
     def start(self, gateway: Gateway) -> None:
         """Begin to send, at the present instant."""
         self._gateway = gateway
         if self.workload.mode == "open":
-            self._expect_next(gateway)
+            self._expect_next()
         else:
             for _ in range(self.workload.concurrency or 0):
                 self._send_next(gateway)
@@ -77,17 +81,17 @@ class Client:
         if self.is_done:
             self.on_done()
 
-    def _expect_next(self, gateway: Gateway) -> None:
+    def _expect_next(self) -> None:
         """Let the next request of an open loop come at its time, and then the one after it."""
-        spec = next(self._traffic.specs, None)
-        if spec is None:
-            return
+        self._next = spec = next(self._traffic.specs, None)
+        if spec is not None:
+            alarm(self.env, spec.arrival_ns, int(self.env.now), self._on_arrival)
 
-        def arrive(_: Event) -> None:
-            self._send(gateway, spec)
-            self._expect_next(gateway)
-
-        self.env.timeout(spec.arrival_ns - int(self.env.now)).callbacks.append(arrive)
+    def _send_expected(self, _: Event) -> None:
+        assert self._gateway is not None
+        assert self._next is not None
+        self._send(self._gateway, self._next)
+        self._expect_next()
 
     def _send_next(self, gateway: Gateway) -> None:
         """Send requests until one is accepted."""

@@ -10,6 +10,7 @@ from simpy import Environment
 from simpy.events import Event, EventCallbacks, EventPriority
 
 from sim.adapters import AdapterEvent, AdapterTiers
+from sim.alarm import Alarm, alarm
 from sim.config import EngineConfig
 from sim.costs import FS_PER_NS, CostModel, StepCost, StepShape
 from sim.cudagraph import CudaGraphs
@@ -64,16 +65,6 @@ class Place:
     """At the same instant, the smaller comes first."""
     turn: Turn = field(default_factory=Turn)
     """Shared by all."""
-
-
-class Alarm(Event):
-    """Wakes an engine. What SimPy asks of an event that has been triggered, and no more."""
-
-    _ok, _value = True, None
-
-    def __init__(self, time_ns: int, callbacks: EventCallbacks) -> None:
-        self.time_ns = time_ns
-        self.callbacks = callbacks
 
 
 class Engine:
@@ -184,14 +175,13 @@ class Engine:
 
     def _sleep_until(self, time_ns: int, now_ns: int, then: Callable[[int], None]) -> None:
         """Go on with `then` at `time_ns`, after everything else of that instant."""
-        self._alarm = alarm = Alarm(time_ns, self._on_alarm)
         self._then = then
-        self.env.schedule(alarm, self._priority, time_ns - now_ns)
+        self._alarm = alarm(self.env, time_ns, now_ns, self._on_alarm, self._priority)
 
-    def _wake(self, alarm: Event) -> None:
+    def _wake(self, event: Event) -> None:
         """Go on, unless something else has been decided since."""
         latest = self._alarm
-        if alarm is latest:
+        if event is latest:
             turn = self.place.turn
             turn.rank = self.place.rank
             self._then(latest.time_ns)
