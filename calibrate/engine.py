@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -185,6 +185,30 @@ class VllmEngine:
         if not self.lora_manager._adapter_manager.lora_slots <= count <= most:
             raise UserError(f"max_cpu_loras={count}: the engine was started with {most:.0f}")
         self.core.vllm_config.lora_config.max_cpu_loras = count
+
+    def set_max_num_seqs(self, count: int) -> None:
+        """Let fewer requests run at a time than the engine was started with, or as many again; UserError for
+        more.
+        """
+        most = self.core.vllm_config.scheduler_config.max_num_seqs
+        if not 1 <= count <= most:
+            raise UserError(f"max_num_seqs={count}: the engine was started with {most}")
+        self.scheduler.max_num_running_reqs = count
+
+    def preload(self, host_cache: Sequence[str], slots: Sequence[str]) -> None:
+        """Bring adapters into the host cache, and some of these into slots, oldest first, as they were used;
+        nothing may be running.
+        """
+        manager = self.lora_manager._adapter_manager
+        requests = {adapter: self.store.request(adapter) for adapter in [*host_cache, *slots]}
+        for adapter in host_cache:
+            self.lora_manager.add_adapter(requests[adapter])  # This activates, too, and so evicts others.
+        for adapter in host_cache:
+            manager.deactivate_adapter(requests[adapter].lora_int_id)
+        for adapter in slots:
+            manager.activate_adapter(requests[adapter].lora_int_id)
+        for adapter in host_cache:  # Activating made them the latest here.
+            manager._registered_adapters.touch(requests[adapter].lora_int_id)
 
     def release_pinned_memory(self) -> None:
         """Give the pinned memory of adapters that have left back to the system, as on a fresh start."""

@@ -32,8 +32,9 @@ class EngineProcess:
         self._answer("did not start")
 
     def do(self, job: Any) -> Any:
-        """Do a job and return its result. Raises UserError where it failed."""
-        self._connection.send(job)
+        """Do a job and return its result. Raises UserError where it failed, or the process has ended."""
+        with suppress(OSError):
+            self._connection.send(job)
         return self._answer("failed")
 
     def stop(self) -> None:

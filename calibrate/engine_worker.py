@@ -1,7 +1,10 @@
 """One engine under measurement: replays and measurements, one after another, each from empty caches."""
 
 import json
+import os
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from calibrate.measure import run_phases
 from calibrate.phases import Bench, reference, swap_reference, warm_up
 from calibrate.play import Replay, workload_of
 from calibrate.records import write_records
+from calibrate.sleep_mode import time_sleeps
+from sim.workload import adapter_name
 
 
 class EngineWorker:
@@ -34,10 +39,11 @@ class EngineWorker:
         self._start_s = round(time.time() - began, 1)
         self._references: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
         self._bench: Bench | None = None
+        self._kinds = {"play": self._play, "measure": self._measure, "sleeps": self._sleep}
 
     def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Do a job: `{"play": ..., "folder": ...}`, or `{"measure": ..., "folder": ...}`."""
-        do = self._play if "play" in job else self._measure
+        """Do a job of `calibrate.replay.jobs_of`: a `play`, a `measure` or `sleeps`, into its `folder`."""
+        do = next(do for kind, do in self._kinds.items() if kind in job)
         try:
             return do(job, Path(job["folder"]))
         finally:  # A failed job leaves the engine to the next one as it found it.
@@ -62,11 +68,14 @@ class EngineWorker:
         play, bench = job["play"], self.bench()
         policy = play["policy"]
         reference_steps, reference_swaps = self._reference((policy or {}).get("swaps", VLLMS_SWAPS))
-        self._use(policy, play.get("max_cpu_loras"))
+        own = play.get("settings", {})
+        bench.probe.label("setup")
+        self._use(policy, own)
         workload = workload_of(play)
         bench.probe.label("replay", play["name"])
         replay = Replay(self.vllm, workload, play["seed"])
-        rows = replay.run()
+        with on_core(play.get("core")):
+            rows = replay.run()
         steps, swaps = bench.probe.tables()
         tables = {
             "requests": rows,
@@ -75,25 +84,32 @@ class EngineWorker:
         }
         if play.get("outputs"):
             tables["outputs"] = replay.outputs()
-        write_records(folder, tables, {"play": play, **self._meta(play.get("max_cpu_loras"))})
+        write_records(folder, tables, {"play": play, **self._meta(own)})
         return {"requests": len(rows), "tokens": int(rows.num_generated_tokens.sum())}
 
     def _measure(self, job: dict[str, Any], folder: Path) -> dict[str, Any]:
         measure, bench = job["measure"], self.bench()
-        self._use(measure.get("policy"), None)
+        self._use(measure.get("policy"))
         began = time.time()
         run_phases(bench, measure["phases"])
         steps, swaps = bench.probe.tables()
         meta = {"name": folder.name, "seed": self.config["seed"], "engine_start_s": self._start_s}
         meta["measuring_s"] = round(time.time() - began, 1)
-        write_records(folder, {"steps": steps, "swaps": swaps}, {**meta, **self._meta(None)})
+        write_records(folder, {"steps": steps, "swaps": swaps}, {**meta, **self._meta()})
         return {"steps": len(steps), "swaps": len(swaps)}
+
+    def _sleep(self, job: dict[str, Any], folder: Path) -> dict[str, Any]:
+        sleeps = time_sleeps(self.vllm, job["sleeps"])
+        meta = {"name": folder.name, "engine_start_s": self._start_s, **self._meta()}
+        write_records(folder, {"sleeps": sleeps}, meta)
+        medians = sleeps.drop(columns="repeat").median()
+        return {str(name): round(median, 3) for name, median in medians.items()}
 
     def _reference(self, swaps: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the host reference run with this way of bringing adapters in; made on the first call."""
         if swaps not in self._references:
             bench = self.bench()
-            self._use(None if swaps == VLLMS_SWAPS else {"swaps": swaps}, None)
+            self._use(None if swaps == VLLMS_SWAPS else {"swaps": swaps})
             reference(bench)
             swap_reference(bench)
             steps, swapped = bench.probe.tables()
@@ -101,11 +117,17 @@ class EngineWorker:
             self._clear()
         return self._references[swaps]
 
-    def _use(self, policy: dict[str, Any] | None, max_cpu_loras: int | None) -> None:
+    def _use(self, policy: dict[str, Any] | None, own: dict[str, Any] | None = None) -> None:
+        """Empty the engine and give it `policy` and a play's `own` settings, of those it can change."""
+        settings = self.settings | (own or {})
         self.vllm.forget_adapters()
         self.vllm.release_pinned_memory()
         self.vllm.forget_prompts()
-        self.vllm.set_max_cpu_loras(max_cpu_loras or self.settings["max_cpu_loras"])
+        self.vllm.set_max_cpu_loras(settings["max_cpu_loras"])
+        self.vllm.set_max_num_seqs(settings["max_num_seqs"])
+        if self.engine["bridged"]:
+            self.vllm.set_policy(None)
+        self.vllm.preload(*initial_adapters(settings))
         if self.engine["bridged"]:
             self.vllm.set_policy(policy)
         elif policy is not None:
@@ -115,10 +137,10 @@ class EngineWorker:
         if self._bench is not None:
             self._bench.probe.steps, self._bench.probe.swaps = [], []
 
-    def _meta(self, max_cpu_loras: int | None) -> dict[str, Any]:
+    def _meta(self, own: dict[str, Any] | None = None) -> dict[str, Any]:
         from calibrate.machine import describe_engine, describe_machine
 
-        settings = self.settings | ({} if max_cpu_loras is None else {"max_cpu_loras": max_cpu_loras})
+        settings = self.settings | (own or {})
         described = {"engine": self.name, "bridged": self.engine["bridged"], "settings": settings}
         return {
             **described,
@@ -126,3 +148,26 @@ class EngineWorker:
             **describe_machine(),
             **describe_engine(self.vllm),
         }
+
+
+def initial_adapters(settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the adapters that are in the host cache and in slots when a play begins, oldest first: so many
+    of the workload's, as `sim.config.EngineConfig` takes them.
+    """
+    counts = [settings.get(key, 0) for key in ("initial_host_cache", "initial_slots")]
+    host_cache, slots = ([adapter_name(index) for index in range(count)] for count in counts)
+    return host_cache, slots
+
+
+@contextmanager
+def on_core(core: int | None) -> Iterator[None]:
+    """Keep this thread on one CPU core: cores, and what shares them, may differ in speed."""
+    if core is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

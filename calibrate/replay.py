@@ -5,7 +5,8 @@ together since a start is bound by one core, and used one at a time.
 """
 
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,9 @@ def _job(job: dict[str, Any], where: str, engines: list[str], config: dict[str, 
         folder = folder / job["name"]
         measure = {"phases": _named(config, "phases", job["phases"], where), "policy": policy}
         return named | {"folder": str(folder), "measure": measure}
+    if "sleeps" in job:
+        folder = Path(config["measurements"]) / config["host"] / model / "sleep_mode" / job["name"]
+        return named | {"folder": str(folder), "sleeps": job["sleeps"]}
     play = {
         **job,
         "workload": _named(config, "workloads", job["workload"], where) | job.get("changes", {}),
@@ -77,7 +81,7 @@ def do_round(jobs: list[dict[str, Any]], config: dict[str, Any]) -> list[str]:
     """Start the engines that `jobs` need, all at once, and do the jobs; returns what failed."""
     from calibrate.engine_worker import EngineWorker
 
-    failed = []
+    failed: list[str] = []
     with ExitStack() as stack:
         engines = {
             name: stack.enter_context(
@@ -86,16 +90,24 @@ def do_round(jobs: list[dict[str, Any]], config: dict[str, Any]) -> list[str]:
             for name in dict.fromkeys(job["engine"] for job in jobs)
         }
         for engine in engines.values():
-            engine.wait_until_ready()
+            with _noted(engine.name, failed):
+                engine.wait_until_ready()  # One that does not start fails its own jobs, and no others.
         for number, job in enumerate(tqdm(jobs, desc="replays", file=sys.stderr)):
-            try:
+            with _noted(job["name"], failed):
                 print(f"{job['name']}: {engines[job['engine']].do(job)}", flush=True)
-            except UserError as error:
-                print(f"{job['name']}: {error}", flush=True)
-                failed.append(f"{job['name']}: {error}")
             if job["engine"] not in {later["engine"] for later in jobs[number + 1 :]}:
                 engines[job["engine"]].stop()  # Its memory is for whoever needs it.
     return failed
+
+
+@contextmanager
+def _noted(name: str, failed: list[str]) -> Iterator[None]:
+    """Say at once what failed, and go on."""
+    try:
+        yield
+    except UserError as error:
+        print(f"{name}: {error}", flush=True)
+        failed.append(f"{name}: {error}")
 
 
 def task(cfg: DictConfig) -> None:

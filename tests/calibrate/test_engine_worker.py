@@ -1,6 +1,7 @@
 """Jobs of a plan, done by engine doubles: in which order, with which policy, and what is left behind."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ WORKLOAD = {
     "input_length": 20,
     "output_length": 5,
 }
+CORE = min(os.sched_getaffinity(0))
 SWAPS = {
     "decode": [],
     "decode_steps": 1,
@@ -59,6 +61,8 @@ class Engine(EngineDouble):
         super().__init__(settings["max_loras"], ProbeDouble())
         self.policies: list[Any] = []
         self.max_cpu_loras: list[int] = []
+        self.max_num_seqs: list[int] = []
+        self.preloaded: list[Any] = []
 
     def set_policy(self, policy: Any) -> None:
         assert not self.registered, "each job begins with empty caches"
@@ -66,6 +70,13 @@ class Engine(EngineDouble):
 
     def set_max_cpu_loras(self, count: int) -> None:
         self.max_cpu_loras.append(count)
+
+    def set_max_num_seqs(self, count: int) -> None:
+        self.max_num_seqs.append(count)
+
+    def preload(self, host_cache: list[str], slots: list[str]) -> None:
+        assert not self.policies or self.policies[-1] is None, "vLLM's own way"
+        self.preloaded.append((host_cache, slots))
 
     def forget_prompts(self) -> None:
         assert not self.requests
@@ -86,7 +97,12 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "adapters_dir": str(tmp_path / "adapters"),
         "adapter_files": 1,
         "seed": 0,
-        "engine": {"max_lora_rank": 16, "max_cpu_loras": 32, "max_num_batched_tokens": 8192},
+        "engine": {
+            "max_lora_rank": 16,
+            "max_cpu_loras": 32,
+            "max_num_seqs": 64,
+            "max_num_batched_tokens": 8192,
+        },
         "engines": {
             "plain": {"model": model, "bridged": False, "settings": {"max_loras": 4}},
             "bridged": {"model": model, "bridged": True, "settings": {"max_loras": 8}},
@@ -108,11 +124,18 @@ def do(plan: dict[str, Any], engine: str, *jobs: dict[str, Any]) -> Any:
 
 def test_a_play_leaves_its_tables_and_with_them_the_hosts_reference(plan: Any, tmp_path: Path) -> None:
     changes = {"num_requests": 6, "duration_s": 60.0}
-    do(
+    own = {"max_cpu_loras": 8, "max_num_seqs": 2, "initial_host_cache": 3, "initial_slots": 2}
+    worker = do(
         plan,
         "plain",
         {"name": "one", "workload": "short", "seed": 3, "changes": changes, "outputs": True},
-        {"name": "two", "workload": "short", "seed": 3, "max_cpu_loras": 8},
+        {
+            "name": "two",
+            "workload": "short",
+            "seed": 3,
+            "settings": own,
+            "core": CORE,
+        },
     )
     one, two = tmp_path / "replays/host/model/one", tmp_path / "replays/host/model/two"
     requests = pd.read_parquet(one / "requests.parquet")
@@ -124,7 +147,10 @@ def test_a_play_leaves_its_tables_and_with_them_the_hosts_reference(plan: Any, t
         phases = {"reference", "swap_reference", "replay"}
         assert set(pd.read_parquet(folder / "steps.parquet").phase) == phases
     meta = json.loads((two / "meta.json").read_text())
-    assert meta["settings"] == plan["engine"] | {"max_loras": 4, "max_cpu_loras": 8}
+    assert meta["settings"] == plan["engine"] | {"max_loras": 4} | own
+    assert (worker.vllm.max_cpu_loras, worker.vllm.max_num_seqs) == ([32, 32, 8], [64, 64, 2])
+    three = ["adapter-0000", "adapter-0001", "adapter-0002"]
+    assert worker.vllm.preloaded == [([], []), ([], []), (three, three[:2])]
     assert (meta["engine"], meta["bridged"], meta["num_gpu_blocks"]) == ("plain", False, 100)
     assert meta["play"]["workload"] == WORKLOAD and meta["play"]["policy"] is None
 
@@ -140,13 +166,37 @@ def test_each_way_of_bringing_adapters_in_has_a_reference_of_its_own(plan: Any, 
         {"name": "swaps", "phases": "swaps", "policy": "fast"},
     )
     fast = {"swaps": "one_piece"}
-    assert worker.vllm.policies == [fast, fast, None, None, fast, fast]
+    assert worker.vllm.policies[::2] == [None] * 6, "adapters that are there first came in vLLM's way"
+    assert worker.vllm.policies[1::2] == [fast, fast, None, None, fast, fast]
     assert worker.vllm.max_cpu_loras == [32] * 6
     meta = json.loads((tmp_path / "measurements/host/model/one_piece/swaps/meta.json").read_text())
     assert meta["name"] == "swaps" and meta["settings"]["max_loras"] == 8
     assert "load" in set(
         pd.read_parquet(tmp_path / "measurements/host/model/one_piece/swaps/steps.parquet").phase
     )
+
+
+def test_sleep_and_wake_are_timed(plan: Any, tmp_path: Path) -> None:
+    class Llm:
+        asleep = False
+
+        def sleep(self, level: int) -> None:
+            assert level == 1 and not self.asleep
+            self.asleep = True
+
+        def wake_up(self) -> None:
+            assert self.asleep
+            self.asleep = False
+
+    plan["rounds"][0]["jobs"] = [{"name": "sleeps", "engine": "plain", "sleeps": 3}]
+    worker = EngineWorker("plain", plan["engines"]["plain"], plan)
+    worker.vllm.llm = Llm()  # type: ignore[assignment]
+    worker(jobs_of(plan)[0][0])
+    folder = tmp_path / "measurements/host/model/sleep_mode/sleeps"
+    sleeps = pd.read_parquet(folder / "sleeps.parquet")
+    assert sleeps.columns.tolist() == ["repeat", "sleep_s", "wake_s", "request_s", "awake_s"]
+    assert sleeps.repeat.tolist() == [0, 1, 2] and (sleeps >= 0).all(axis=None)
+    assert json.loads((folder / "meta.json").read_text())["name"] == "sleeps"
 
 
 def test_a_failed_job_leaves_nothing_running(plan: Any) -> None:
@@ -192,7 +242,8 @@ def test_the_shipped_plan() -> None:
     with initialize_config_module("conf", version_base="1.3"):
         rounds = jobs_of(plan_of(compose("replay", ["out=nowhere", "measurements=nowhere"])))
     plays = [job["play"] for jobs in rounds for job in jobs if "play" in job]
-    assert len({play["name"] for play in plays}) == len(plays)
+    folders = [job["folder"] for jobs in rounds for job in jobs]
+    assert len(set(folders)) == len(folders)
     long = [play for play in plays if not play.get("outputs")]
     assert all(play["workload"]["duration_s"] >= 30 for play in long)
     assert len([play for play in long if not play["name"].endswith("-again")]) >= 24
@@ -216,8 +267,8 @@ def test_jobs_are_done_in_another_process() -> None:
 
 
 def test_an_engine_that_does_not_start_is_named() -> None:
-    with (
-        EngineProcess("none", doubler, 0) as engine,
-        pytest.raises(UserError, match="engine none did not start: ValueError: nothing comes of nothing"),
-    ):
-        engine.wait_until_ready()
+    with EngineProcess("none", doubler, 0) as engine:
+        with pytest.raises(UserError, match="engine none did not start: ValueError: nothing comes of"):
+            engine.wait_until_ready()
+        with pytest.raises(UserError, match="engine none failed: exit status 0; see the messages above"):
+            engine.do(21)
