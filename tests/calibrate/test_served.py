@@ -14,7 +14,9 @@ HOST = Path("calibrate/replays/h100/Llama-3.1-8B/8-closed-zipf").absolute()
 RESULT = {"num_prompts": 12, "max_concurrency": 4} | dict.fromkeys(QUANTITIES, 100.0)
 WORDS = [
     "results=.",
-    f"runs={{vllm: {{file: one.json, policy: null, host: {HOST}}}}}",
+    "~runs.winner",
+    "runs.vllm.file=one.json",
+    f"runs.vllm.host={HOST}",
     "settings.max_loras=8",
 ]
 

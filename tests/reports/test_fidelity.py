@@ -70,6 +70,8 @@ def write(folder: Path) -> None:
     for name, tokens in (("64-work", [1, 2]), ("64-work-winner", [1, 3])):
         outputs = pd.DataFrame({"request_id": ["a", "b"], "token_ids": [[5, 6], tokens]})
         outputs.to_parquet(folder / "replays" / name / "outputs.parquet")
+        requests = pd.DataFrame({"request_id": ["a", "b"], "adapter": ["x", "y"]})
+        requests.to_parquet(folder / "replays" / name / "requests.parquet")
     write_server(folder / "server")
     columns = ["kind", "rank", "count", "p10_ms", "median_ms", "p90_ms", "max_ms"]
     pd.DataFrame([["activate", 16, 3, 1.0, 2.0, 3.0, 4.0]], columns=columns).to_csv(
