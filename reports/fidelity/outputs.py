@@ -11,8 +11,8 @@ from sim.errors import UserError
 
 BLIND = (
     "Outputs are equal where the same prompts were asked of other adapters, too: these random adapters "
-    "change no output, and equality says nothing about whether a request got its own adapter. The next replays have "
-    "adapters that do."
+    "change no output, and equality says nothing about whether a request got its own adapter. The next "
+    "replays have adapters that do."
 )
 
 
