@@ -146,7 +146,8 @@ class Astray:
 def test_a_policy_that_answers_nonsense_is_named(answer: Any) -> None:
     bad = {"_target_": "test_router.Astray", "answer": answer}
     with pytest.raises(
-        UserError, match=r"routing: Astray sent request-000000 to replica .*; expected 0 to 1"
+        UserError,
+        match=r"routing policy Astray: sent request-000000 to replica .*; expected 0 to 1 \(step 0, 0, ",
     ):
         simulate(config(OPEN, replicas=2, routing=bad))
 
