@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 
 from policies.eviction.key_order import KeyOrder
+from policies.parameters import checked_flag
 
 
 class Lru(KeyOrder):
@@ -15,7 +16,7 @@ class Lru(KeyOrder):
 
     def __init__(self, protect_batch: bool = False) -> None:
         super().__init__()
-        self._protect_batch = protect_batch
+        self._protect_batch = checked_flag("protect_batch", protect_batch)
         self.on_access: Callable[[str], None] = self._order.move_to_end
         """`key` is the most recent now. (Called for every adapter of a step: no function of ours between.)"""
 
