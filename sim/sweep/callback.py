@@ -9,16 +9,16 @@ from threading import Event, Thread
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 from tqdm import tqdm
 
 from sim.cli import at_end
 from sim.errors import UserError
-from sim.fields import plain_values
+from sim.fields import as_mapping, build, plain_values
+from sim.sweep.grid import number_of_jobs
 from sim.sweep.objective import Objective
+from sim.sweep.options import SweepConfig
 from sim.sweep.rows import SWEEP_FILE, JobRow, are_expected, clear_rows, take_rows, write_csv
 from sim.sweep.runs import load_runs
 from sim.tables import aligned, cell
@@ -42,13 +42,15 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Begin to follow; the ``sweep.csv`` of an earlier sweep in the same folder goes."""
         _check_each_override_once()
+        build(SweepConfig, as_mapping(plain_values(config.sweep), "sweep"), "sweep")
         self.objective = Objective.from_mapping(plain_values(config.objective))
+        self.objective.check_metric()
         self.objective.check_direction(config.hydra.sweeper)
         sweep_dir = Path(config.hydra.sweep.dir)
         (sweep_dir / SWEEP_FILE).unlink(missing_ok=True)
         clear_rows(sweep_dir)
         _make_absolute(config, sweep_dir)
-        self.follower = Follower(sweep_dir, _number_of_jobs(config))
+        self.follower = Follower(sweep_dir, number_of_jobs(config))
         at_end(self.follower.close)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -216,14 +218,3 @@ def _make_absolute(config: DictConfig, sweep_dir: Path) -> None:
         config.hydra.sweep.dir = path
         # Jobs compose their configuration anew, from these.
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
-
-
-def _number_of_jobs(config: DictConfig) -> int:
-    """Return the sweeper's own number of trials, or count the jobs as Hydra's sweeper does."""
-    if "n_trials" in config.hydra.sweeper:
-        return int(config.hydra.sweeper.n_trials)
-    params = config.hydra.sweeper.get("params") or {}
-    words = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    overrides = parser.parse_overrides(words)
-    return len(BasicSweeper.split_arguments(overrides, None)[0])
