@@ -19,8 +19,9 @@ from sim.fields import as_mapping, build, plain_values
 from sim.sweep.grid import number_of_jobs
 from sim.sweep.objective import Objective
 from sim.sweep.options import SweepConfig
-from sim.sweep.rows import SWEEP_FILE, JobRow, are_expected, clear_rows, take_rows, write_csv
+from sim.sweep.rows import SWEEP_FILE, JobRow, are_expected, clear_rows, expect_rows, take_rows, write_csv
 from sim.sweep.runs import load_runs
+from sim.sweep.workers import shield_workers
 from sim.tables import aligned, cell
 
 TABLE_METRICS = ("output_throughput", "p99_ttft_ms", "median_tpot_ms", "adapter_loads", "adapter_activations")
@@ -42,6 +43,7 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Begin to follow; the ``sweep.csv`` of an earlier sweep in the same folder goes."""
         _check_each_override_once()
+        shield_workers()
         build(SweepConfig, as_mapping(plain_values(config.sweep), "sweep"), "sweep")
         self.objective = Objective.from_mapping(plain_values(config.objective))
         self.objective.check_metric()
@@ -76,6 +78,9 @@ def _check_each_override_once() -> None:
                 few.append(job)
                 seen.update(job)
         check_all(sweeper, few)
+        if sweeper.config is not None:
+            # Who waits sees a bar while the processes start, which takes longer than many a run.
+            expect_rows(Path(sweeper.config.hydra.sweep.dir))
 
     if check_all.__module__ != __name__:
         setattr(BasicSweeper, "validate_batch_is_legal", check_few)  # noqa: B010
@@ -84,7 +89,7 @@ def _check_each_override_once() -> None:
 class Follower:
     """Collects the rows of jobs as they are put, in a thread: progress bar, ``sweep.csv`` so far.
 
-    The bar appears when the first job begins, once Hydra has found every job of the sweep valid.
+    The bar appears once Hydra has found every job of the sweep valid, or else when the first job begins.
     """
 
     def __init__(self, sweep_dir: Path, num_jobs: int) -> None:
@@ -142,7 +147,7 @@ class Follower:
                 waited_s = 0.0
 
     def _take(self) -> None:
-        num_known = len(self.rows)
+        num_shown = -1 if self._bar is None else len(self.rows)
         self.rows = take_rows(self.sweep_dir, self.rows)
         if self._bar is None and are_expected(self.sweep_dir):
             # Without smoothing: the time left is by the mean of all runs that were made now.
@@ -153,7 +158,7 @@ class Follower:
         if self._bar is not None:
             self._bar.initial = sum(row.resumed for row in self.rows.values())
             self._bar.n = len(self.rows)
-            if sys.stderr.isatty() or len(self.rows) != num_known:
+            if sys.stderr.isatty() or len(self.rows) != num_shown:
                 self._bar.refresh()
 
     def _write(self) -> None:

@@ -49,12 +49,12 @@ def sweep_row(columns: Mapping[str, Any], summary: Mapping[str, Any], path: str)
 
 
 def expect_rows(sweep_dir: Path) -> None:
-    """Say that a first job has begun."""
+    """Say that jobs are about to begin."""
     (sweep_dir / ROWS_FOLDER).mkdir(parents=True, exist_ok=True)
 
 
 def are_expected(sweep_dir: Path) -> bool:
-    """Say whether a job has begun."""
+    """Say whether `expect_rows` was called."""
     return (sweep_dir / ROWS_FOLDER).exists()
 
 

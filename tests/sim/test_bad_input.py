@@ -55,7 +55,7 @@ BAD_ARGUMENTS = {
         ["eviction=chameleon", "eviction.size_weight=nan"],
         "eviction.size_weight=nan: expected a finite number",
     ),
-    "infinite hold": (["+admission.odd={a:[1,{b:inf}]}"], "admission.odd.b=inf: expected a finite number"),
+    "infinite hold": (["+admission.odd={a:[1,{b:inf}]}"], "admission.odd.a.b=inf: expected a finite number"),
     "unknown objective": (
         ["objective.metric=foo"],
         "objective.metric='foo': expected one of duration_s, request_throughput, request_goodput",
