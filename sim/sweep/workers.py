@@ -4,6 +4,7 @@ import signal
 from typing import Any
 
 from joblib.externals.loky.backend.popen_loky_posix import Popen
+from joblib.externals.loky.backend.resource_tracker import ensure_running
 
 
 def shield_workers() -> None:
@@ -17,6 +18,8 @@ def shield_workers() -> None:
         return
 
     def launch_shielded(self: Any, process: Any) -> None:
+        # Now, since it ends by letting the signal through again.
+        ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             launch(self, process)
