@@ -1,6 +1,7 @@
 """Worker processes that leave Ctrl-C to the process that started them."""
 
 import signal
+from multiprocessing import resource_tracker
 from typing import Any
 
 from joblib.externals.loky.backend.popen_loky_posix import Popen
@@ -18,7 +19,8 @@ def shield_workers() -> None:
         return
 
     def launch_shielded(self: Any, process: Any) -> None:
-        # Now, since it ends by letting the signal through again.
+        # Now, since either ends by letting the signal through again.
+        resource_tracker.ensure_running()
         ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
