@@ -18,9 +18,9 @@ TITLES = {
 }
 
 
-def served_section(folder: str | None) -> list[str]:
+def served_section(folder: str | None, weak_adapters: bool) -> list[str]:
     """Return what `vllm bench serve` measured beside what is simulated, and what else was asked of the
-    server. Raises UserError.
+    server, with adapters that change no output (`weak_adapters`) or do. Raises UserError.
     """
     if folder is None:
         return []
@@ -44,7 +44,8 @@ def served_section(folder: str | None) -> list[str]:
         "",
         "The client draws one of 200 adapters for each of 250 requests, 32 at a time (`conf/served.yaml` has "
         "the commands). A server's front end is not simulated. "
-        + _equal(root, list(dict.fromkeys(rows.policy))),
+        + _equal(root, list(dict.fromkeys(rows.policy)))
+        + (" What is said of adapters under outputs, below, holds for all answers here." * weak_adapters),
         "",
         *markdown_table(head, lines),
         "",
