@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from policies.admission import Drain, Fair, WeightedSize
+from policies.admission import Amortize, Drain, Fair, WeightedSize
 from policies.admission.size_classes import Arrival, SizeClasses, cluster
 from sim.request import Request
 from tests.policies.admission_conformance import World, make_policy
@@ -346,3 +346,31 @@ def test_bad_parameters_are_refused(name: str, parameters: dict[str, Any], messa
 def test_a_turn_without_a_slot_has_to_wait() -> None:
     story = Story("time_slice", group_size=3).at(0, "v1 w1 x1 -1").at(10, finish="v1")
     assert story.events == [(0, "v1 w1 -1"), (10, "x1")]
+
+
+def test_amortize_brings_in_the_adapter_that_most_wait_for_and_takes_what_is_at_hand_before() -> None:
+    story = Story("amortize", ttft_ms=1000, max_wait_s=5)
+    story.engine.slots, story.engine.host_cache = {"v"}, {"v", "w", "x"}
+    # y would have to be loaded: 1,100 ms for two. w and x are in the host cache: 100 ms each, for one and for three.
+    story.engine.max_loras = 4
+    story.at(0, "y1 w1 y2 x1 x2 x3 v1 -1")
+    assert story.events == [(0, "v1 -1 x1 x2 x3 w1 y1 y2")]
+
+
+def test_amortize_lets_the_late_give_way_but_not_for_ever() -> None:
+    story = Story("amortize", ttft_ms=1000, max_wait_s=5)
+    story.at(0, "v1 w1").at(10, "x1 y1")
+    assert story.next_change_ms == 1010 + 1e-6
+    # Both are late when v's slot becomes free, and z is not.
+    story.at(2000, "z1", finish="v1").at(3000, finish="w1").at(4000, "-1")
+    assert story.events == [(0, "v1 w1"), (2000, "z1"), (3000, "x1"), (4000, "-1")]
+    # y has waited too long: the first adapter of the batch takes nobody more until there is a slot for it.
+    story.at(5011, "z2 x2").at(5020, "z3", finish="z1")
+    assert story.events[4:] == [(5011, "x2"), (5020, "y1")]
+
+
+@pytest.mark.parametrize("parameter", ["ttft_ms", "max_wait_s"])
+@pytest.mark.parametrize("value", [0, -5, float("nan"), float("inf"), True, "abc", None])
+def test_amortize_refuses_what_is_no_time(parameter: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{parameter}="):
+        Amortize(**{parameter: value})
