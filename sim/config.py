@@ -360,7 +360,7 @@ class EnginesConfig:
     ``profile`` and the policies stay mappings: sim.profile and Hydra read them. ``eviction`` is that of the
     GPU slots, and of the host cache where ``host_eviction`` is null; an empty ``prefetch`` is none.
     ``starvation_s``: no policy may let a request wait longer while there is room for it. ``bound`` simulates
-    what no policy can beat, instead of an engine (sim.bounds).
+    an engine to which adapters cost less, for reference (sim.bounds).
     ``replicas`` engines, all alike, share the requests as ``routing`` says.
     """
 

@@ -11,6 +11,7 @@ import simpy
 
 from policies.errors import PolicyError
 from sim import results
+from sim.ceiling import ceiling
 from sim.client import Client
 from sim.config import EngineConfig, RunConfig
 from sim.engine import Observer, Place, Turn
@@ -73,6 +74,7 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
         "seed": config.seed,
         **summarise(ledger, [record.recorder for record in records], end_ns, config),
         **({"gateway": gateway_metrics(gateway)} if config.has_gateway else {}),
+        **({"ceiling": ceiling(config)} if config.bound == "throughput" else {}),
         "kv_blocks": replicas[0].num_gpu_blocks,
         "vllm_serve_command": vllm_serve_command(
             config.engine, config.model, None if policies is None else results.POLICY_FILE
