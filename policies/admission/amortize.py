@@ -17,8 +17,8 @@ class Amortize(Generic[R]):
     another, the least swap time for each request that waits for it first, with all its requests. The same
     order holds among those that are late already, behind all that are not: in a burst it is better that some
     are late than that all are. Nobody is forgotten: each step begins with the first in line, if that has
-    waited for `max_wait_s`; and while every slot is in use, the adapter with the fewest running requests takes
-    no more, so that its slot becomes free.
+    waited for `max_wait_s`; and while every slot is in use, the adapter with the fewest running requests
+    takes no more, so that its slot becomes free.
 
     Ours. That what cannot be in time gives way is from Clockwork (Gujarati et al., OSDI 2020), which drops
     it; that a swap is paid once for all who wait for it is batching with setup times.

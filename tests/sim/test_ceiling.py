@@ -79,8 +79,7 @@ ENGINES = st.fixed_dictionaries(
     workload=WORKLOADS,
     engine=ENGINES,
     admission=st.sampled_from(sorted(ADMISSION)),
-    eviction=st.sampled_from(sorted(EVICTION)),
-    prefetch=st.sampled_from(sorted(PREFETCH)),
+    others=st.tuples(st.sampled_from(sorted(EVICTION)), st.sampled_from(sorted(PREFETCH))),
     bound=st.sampled_from([None, "throughput", "latency"]),
     warmup_s=st.sampled_from([0, 0.25]),
 )
