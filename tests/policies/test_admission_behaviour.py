@@ -351,7 +351,7 @@ def test_a_turn_without_a_slot_has_to_wait() -> None:
 def test_amortize_brings_in_the_adapter_that_most_wait_for_and_takes_what_is_at_hand_before() -> None:
     story = Story("amortize", ttft_ms=1000, max_wait_s=5)
     story.engine.slots, story.engine.host_cache = {"v"}, {"v", "w", "x"}
-    # y would have to be loaded: 1,100 ms for two. w and x are in the host cache: 100 ms for one and for three.
+    # y is to be loaded, 1,100 ms for two; w and x are in the host cache, 100 ms for one and for three.
     story.engine.max_loras = 4
     story.at(0, "y1 w1 y2 x1 x2 x3 v1 -1")
     assert story.events == [(0, "v1 -1 x1 x2 x3 w1 y1 y2")]

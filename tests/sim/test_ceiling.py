@@ -80,28 +80,23 @@ ENGINES = st.fixed_dictionaries(
     engine=ENGINES,
     admission=st.sampled_from(sorted(ADMISSION)),
     others=st.tuples(st.sampled_from(sorted(EVICTION)), st.sampled_from(sorted(PREFETCH))),
-    bound=st.sampled_from([None, "throughput", "latency"]),
-    warmup_s=st.sampled_from([0, 0.25]),
+    more=st.fixed_dictionaries(
+        {
+            "bound": st.sampled_from([None, "throughput", "latency"]),
+            "warmup_s": st.sampled_from([0, 0.25]),
+        }
+    ),
 )
 def test_no_policy_setting_or_bound_exceeds_it(
-    workload: Config,
-    engine: Config,
-    admission: str,
-    eviction: str,
-    prefetch: str,
-    bound: str,
-    warmup_s: float,
+    workload: Config, engine: Config, admission: str, others: tuple[str, str], more: Config
 ) -> None:
-    if workload["mode"] == "open":
-        workload = workload | {"concurrency": None}
-    else:
-        workload = workload | {"request_rate": None}
-    slo = {"slo": {"ttft_ms": 1e6, "tpot_ms": 1e6}, "warmup_s": warmup_s}
-    most = simulate(fitted(workload, engine | {"max_loras": 4}, bound="throughput", **slo)).summary["ceiling"]
-    policies = {"admission": ADMISSION[admission], "eviction": EVICTION[eviction]}
-    reached = simulate(
-        fitted(workload, engine, bound=bound, prefetch=PREFETCH[prefetch], **policies, **slo)
-    ).summary
+    unused = "concurrency" if workload["mode"] == "open" else "request_rate"
+    workload = workload | {unused: None}
+    more = more | {"slo": {"ttft_ms": 1e6, "tpot_ms": 1e6}}
+    of_bound = fitted(workload, engine | {"max_loras": 4}, **more | {"bound": "throughput"})
+    most = simulate(of_bound).summary["ceiling"]
+    policies = {"admission": ADMISSION[admission], "eviction": EVICTION[others[0]]}
+    reached = simulate(fitted(workload, engine, prefetch=PREFETCH[others[1]], **policies, **more)).summary
     assert reached["output_throughput"] <= most["output_throughput"]
     if most["request_goodput"] is not None:
         assert reached["request_goodput"] <= most["request_goodput"]
