@@ -1,6 +1,6 @@
 """Who can still be in time goes first, and an adapter is brought in for those who repay it best."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Generic
 
 from policies.admission.protocol import AdmissionView, R
@@ -13,9 +13,10 @@ class Amortize(Generic[R]):
 
     A request whose adapter is in a slot costs a prefill; another one costs an activation too, and a load
     where its adapter is not in the host cache, and both stop the whole batch. Of those that have waited for
-    less than `ttft_ms`, the ones without a swap go first, in order of arrival; then one adapter after
-    another, the least swap time for each request that waits for it first, with all its requests. The same
-    order holds among those that are late already, behind all that are not: in a burst it is better that some
+    less than `ttft_ms`, the ones without a swap go first, in order of arrival; then the adapter with the
+    least swap time for each request that waits for it, with all its requests. A step brings in one adapter
+    and no more, so that no token waits for several swaps, and what waits meanwhile gathers for the next. The
+    same order holds among those that are late already, behind all that are not: in a burst it is better that some
     are late than that all are. Nobody is forgotten: each step begins with the first in line, if that has
     waited for `max_wait_s`; and while every slot is in use, the adapter with the fewest running requests
     takes no more, so that its slot becomes free.
@@ -30,6 +31,8 @@ class Amortize(Generic[R]):
         self._max_wait_ns = duration_ns("max_wait_s", max_wait_s, positive=True)
         self._waiting: dict[R, None] = {}
         """Preempted requests first, then in order of arrival."""
+        self._has_swapped = False
+        """In this step."""
 
     def bind(self, engine: EngineView) -> None:
         """Its costs decide, its tiers and its clock."""
@@ -61,13 +64,16 @@ class Amortize(Generic[R]):
     def candidates(self, view: AdmissionView) -> Iterator[R]:
         """Yield who has waited too long, those in time, those that are late; the cheap ones first."""
         now_ns = self._engine.now_ns
+        self._has_swapped = False
         first = next(iter(self._waiting), None)
         left_out: list[R] = []
         closed: str | None = None
         if first is not None and now_ns - first.arrival_ns > self._max_wait_ns:
             if view.accepts(first.adapter):
                 left_out.append(first)
+                needs_swap = self._needs_swap(first.adapter, view.scheduled_loras)
                 yield first
+                self._has_swapped = needs_swap and first not in self._waiting
             else:
                 closed = min(view.scheduled_loras, key=self._engine.num_running)
         in_time: list[R] = []
@@ -79,8 +85,14 @@ class Amortize(Generic[R]):
         yield from self._cheap_first(late, view)
 
     def next_change_ns(self) -> int | None:
-        """When the next of those that wait will be late, or have waited too long."""
-        now_ns = self._engine.now_ns
+        """The next step where it could bring in an adapter, else when the next of them will be late."""
+        engine = self._engine
+        now_ns = engine.now_ns
+        in_use = {request.adapter for request in engine.running} - {None}
+        if len(in_use) < engine.max_loras and any(
+            self._needs_swap(it.adapter, in_use) for it in self._waiting
+        ):
+            return now_ns
         ages = (self._ttft_ns, self._max_wait_ns)
         # One ns later, for that is when it has waited for longer.
         times = (request.arrival_ns + age + 1 for request in self._waiting for age in ages)
@@ -91,15 +103,15 @@ class Amortize(Generic[R]):
 
     def _cheap_first(self, requests: Sequence[R], view: AdmissionView) -> Iterator[R]:
         """Yield those that need no swap, then the others by adapter."""
-        slots, swaps = self._engine.slots, dict[str, list[R]]()
+        swaps: dict[str, list[R]] = {}
         for request in requests:
             adapter = request.adapter
-            if adapter is None or adapter in view.scheduled_loras or adapter in slots:
-                if view.accepts(adapter):
-                    yield request
-            else:
+            if adapter is not None and self._needs_swap(adapter, view.scheduled_loras):
                 swaps.setdefault(adapter, []).append(request)
-        # Drawn up once: what the step admits does not change what others cost.
+            elif view.accepts(adapter):
+                yield request
+        if self._has_swapped:
+            return
         price_ns = {adapter: self._swap_ns(adapter) / len(some) for adapter, some in swaps.items()}
         for adapter in sorted(swaps, key=price_ns.__getitem__):
             if not view.accepts(adapter):
@@ -108,6 +120,12 @@ class Amortize(Generic[R]):
                 yield request
                 if request in self._waiting:
                     break
+                self._has_swapped = True
+            if self._has_swapped:
+                return
+
+    def _needs_swap(self, adapter: str | None, in_step: Container[str | None]) -> bool:
+        return adapter is not None and adapter not in in_step and adapter not in self._engine.slots
 
     def _swap_ns(self, adapter: str) -> int:
         """What it takes to bring an adapter that is in no slot to one."""
