@@ -16,8 +16,8 @@ class Amortize(Generic[R]):
     less than `ttft_ms`, the ones without a swap go first, in order of arrival; then the adapter with the
     least swap time for each request that waits for it, with all its requests. A step brings in one adapter
     and no more, so that no token waits for several swaps, and what waits meanwhile gathers for the next. The
-    same order holds among those that are late already, behind all that are not: in a burst it is better that some
-    are late than that all are. Nobody is forgotten: each step begins with the first in line, if that has
+    same order holds among those that are late already, behind all that are not: in a burst it is better that
+    some are late than that all are. Nobody is forgotten: each step begins with the first in line, if that has
     waited for `max_wait_s`; and while every slot is in use, the adapter with the fewest running requests
     takes no more, so that its slot becomes free.
 
