@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from reports.lab import answer
 from reports.lab.data import load_lab, load_sensitivity
+from reports.lab.overlap import overlap_table
 from reports.lab.page import Page
 from reports.lab.timeline import timeline
 from reports.svg import picture
@@ -39,6 +40,7 @@ def task(config: DictConfig) -> None:
         beside,
         sensitivity,
         [timeline(path, *times, int(part.replica)) for path in _folders(config.timelines)],
+        None if config.overlap is None else overlap_table(Path(str(config.overlap))),
     )
     out = folder / "lab.html" if config.out is None else Path(str(config.out))
     write_atomically(out, page.html().encode())

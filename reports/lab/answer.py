@@ -112,7 +112,7 @@ def _share(found: Share) -> str:
 
 def winners_table(lab: Lab) -> Table:
     """Return winner, baseline, references and bound for each traffic shape."""
-    head = ["traffic", "best shown to be better", "difference", "gap closed", "best", lab.baseline]
+    head = ["traffic", "best shown to be better", "difference", "gap closed", "best", "baseline"]
     body, classes = [], {}
     for traffic in lab.traffics:
         best, base = lab.winner(traffic), lab.case(traffic, lab.baseline)

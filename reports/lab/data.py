@@ -50,6 +50,13 @@ class Case:
         return self._one_run.path / POLICY_FILE
 
     @property
+    def knows_the_future(self) -> bool:
+        """Whether it can only be simulated: no server could run it."""
+        return "Belady" in "".join(
+            self._one_run.settings.get(name, "") for name in ("eviction", "host_eviction")
+        )
+
+    @property
     def _one_run(self) -> Run:
         return next(iter(self.runs.values()))
 
@@ -127,7 +134,9 @@ class Lab:
         return sorted(alike, key=lambda case: sign * (case.mean(self.objective) or 0.0))
 
     def _of(self, traffic: str) -> list[Case]:
-        return [case for (shape, _), case in self.cases.items() if shape == traffic]
+        """Return what could be served with."""
+        cases = [case for (shape, _), case in self.cases.items() if shape == traffic]
+        return [case for case in cases if not case.knows_the_future]
 
     def reference(self, traffic: str, which: str | None = None) -> Case | None:
         """Return a reference; without ``which`` the one that speaks to the objective."""

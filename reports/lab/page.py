@@ -11,6 +11,7 @@ from reports.lab.data import Lab, Sensitivity
 from reports.lab.plots import heat_map, pareto_plots, sensitivity_plot
 from reports.lab.simulated import settings_table
 from reports.svg import Plot
+from reports.table import Table
 
 OTHER = "Policies and traffic shapes, another grid"
 
@@ -24,6 +25,7 @@ class Page:
     """One more grid, under another traffic."""
     sensitivity: Sequence[Sensitivity]
     timelines: Sequence[Plot]
+    overlap: Table | None = None
 
     def plots(self) -> list[Plot]:
         """Return all plots of the page, in its order."""
@@ -52,6 +54,7 @@ class Page:
             beside=self._beside(),
             sensitivity=self._axes,
             timelines=self.timelines,
+            overlap=self.overlap,
             settings=settings_table(lab.runs),
             not_modelled=limits.NOT_MODELLED,
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from reports.lab import __main__ as command
 from reports.lab.answer import headline, losses, sentences, warnings, winners_table
 from reports.lab.data import load_lab, load_sensitivity, share
+from reports.lab.overlap import overlap_table
 from reports.lab.plots import Point, front
 from reports.lab.timeline import stays
 from sim import results
@@ -151,6 +153,41 @@ def test_a_difference_that_may_be_chance_is_no_win(tmp_path: Path) -> None:
     (sentence,) = sentences(lab)
     assert "itself has the best mean" in sentence or "may be chance" in sentence
     assert "gap" not in sentence
+
+
+def test_who_knows_the_future_does_not_win(tmp_path: Path) -> None:
+    lru, belady = ({"_target_": f"policies.eviction.{name}"} for name in ("Lru", "Belady"))
+    rows = rows_of(workload=["zipf"], admission=["fcfs_skip", "mine"], seed=[0, 1], eviction=[lru, belady])
+    pick = iter([row["eviction"] == belady for row in rows])
+    found = write_runs(tmp_path, rows, lambda _, p, seed: 5 + seed + (p == "mine") + 2 * next(pick))
+    winner = load_lab(found).winner("zipf")
+    assert winner is not None and "Lru" in winner.policy
+
+
+def test_what_a_load_costs_beside_the_engine_s_work(tmp_path: Path) -> None:
+    """Steps of 10 ms of which 1 ms is the host's, 2 ms where a load is under way; the load takes 150 ms."""
+    begin = np.arange(40) * 0.01
+    host = np.where(begin < 0.145, 0.002, 0.001)
+    steps = {"phase": "replay", "graph": "full", "loads": 0, "activates": 0, "schedule_start_s": begin}
+    same = [
+        "schedule_end_s",
+        "execute_start_s",
+        "lora_start_s",
+        "launch_start_s",
+        "update_start_s",
+        "update_end_s",
+    ]
+    steps |= dict.fromkeys(same, begin) | {"launch_end_s": begin + host}
+    steps |= {"gpu_begin_s": begin, "gpu_end_s": begin + 0.01}
+    pd.DataFrame(steps).to_parquet(tmp_path / "steps.parquet")
+    swaps = {"kind": ["prefetch", "load"], "start_s": [0.15, 9.0], "read_s": [0.15, 0.3]}
+    pd.DataFrame(swaps).to_parquet(tmp_path / "swaps.parquet")
+    host_row, gpu_row, load = overlap_table(tmp_path).rows
+    assert (host_row[0], host_row[1], host_row[-1]) == ("host time, decode steps", "15", "2.00")
+    assert (gpu_row[-1], load[-1]) == ("1.00", "0.500")
+    pd.DataFrame(swaps | {"kind": "load"}).to_parquet(tmp_path / "swaps.parquet")
+    with pytest.raises(UserError, match="loaded nothing beside its work"):
+        overlap_table(tmp_path)
 
 
 def test_only_seeds_that_all_have_are_compared(tmp_path: Path) -> None:
