@@ -232,7 +232,8 @@ class LoaderConfig:
     """``loader``: what loading beside the engine's work costs, where there is a prefetch policy.
 
     ``load_factor``: a load takes so many times as long as on the engine's own thread. ``host_factor``:
-    meanwhile so do the host's phases of every step that is launched, and the activations.
+    meanwhile so do the host's phases of every step that is launched, and the activations. Both are measured,
+    and rounded up: `reports.lab` has the table (overlap=).
     """
 
     load_factor: float = 1.0
