@@ -63,6 +63,8 @@ published: $(STAMP) ## Make reports/published anew, from the files in the tree
 	$(BIN)/python -m calibrate.fit name=h100_qwen3_0_6b model=qwen3_0_6b measurements=$(MEASURED)/Qwen3-0.6B
 	$(BIN)/python -m calibrate.validate
 	$(BIN)/python -m calibrate.validate replays=calibrate/replays/h100/Qwen3-0.6B profile=h100_qwen3_0_6b
+	$(BIN)/python -m calibrate.fit_sleep_mode
+	$(BIN)/python -m calibrate.served
 	$(BIN)/python -m reports.fidelity
 	$(BIN)/python -m reports dir=$(FIRST_LIGHT) $(EVIDENCE) out=$(PUBLISHED)/first_light/report.html \
 		pictures=$(PUBLISHED)/first_light

@@ -60,6 +60,11 @@ def where_time_goes(profile: Profile, most: int = 25) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["own_share"])[:most]
 
 
+def num_calls(profile: Profile) -> int:
+    """Return how many calls the profiler saw, built-in functions' included: the same on every machine."""
+    return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
+
+
 def _page(figures: dict[str, Any]) -> str:
     here = figures["machine"]
     lines = [
@@ -91,7 +96,10 @@ def _page(figures: dict[str, Any]) -> str:
             ]
             for row in figures["profile"]
         ]
-        lines += ["## Where the time goes", "", *_table(["function", "calls", "own", "with callees"], rows)]
+        lines += ["## Where the time goes", ""]
+        if "calls_per_request" in figures:
+            lines += [f"{figures['calls_per_request']:,} Python calls a request.", ""]
+        lines += _table(["function", "calls", "own", "with callees"], rows)
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.report import where_time_goes
-from benchmarks.workload import CAPACITY, overrides, profiled, simulate, time_outs_per_s
+from benchmarks.report import num_calls, where_time_goes
+from benchmarks.workload import CAPACITY, REFERENCE, overrides, profiled, simulate, time_outs_per_s
 
 Figures = dict[str, Any]
 FEWER = 2_000
@@ -64,7 +64,9 @@ def test_command(benchmark: Any, figures: Figures, tmp_path: Path) -> None:
 
 
 def test_profile(figures: Figures) -> None:
-    figures["profile"] = where_time_goes(profiled(simulate))
+    profile = profiled(simulate)
+    figures["profile"] = where_time_goes(profile)
+    figures["calls_per_request"] = round(num_calls(profile) / int(REFERENCE["workload.num_requests"]))
 
 
 def test_million(request: pytest.FixtureRequest, figures: Figures, tmp_path: Path) -> None:

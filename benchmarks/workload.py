@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_module
 from sim import simulation
 from sim.config import run_values
 
-REFERENCE = {
+REFERENCE: dict[str, Any] = {
     "workload.mode": "open",
     "workload.duration_s": "null",
     "workload.num_requests": 10_000,

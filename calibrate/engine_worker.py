@@ -69,6 +69,7 @@ class EngineWorker:
         policy = play["policy"]
         reference_steps, reference_swaps = self._reference((policy or {}).get("swaps", VLLMS_SWAPS))
         own = play.get("settings", {})
+        bench.probe.label("setup")
         self._use(policy, own)
         workload = workload_of(play)
         bench.probe.label("replay", play["name"])
@@ -101,7 +102,8 @@ class EngineWorker:
         sleeps = time_sleeps(self.vllm, job["sleeps"])
         meta = {"name": folder.name, "engine_start_s": self._start_s, **self._meta()}
         write_records(folder, {"sleeps": sleeps}, meta)
-        return {str(name): round(median, 3) for name, median in sleeps.median().items()}
+        medians = sleeps.drop(columns="repeat").median()
+        return {str(name): round(median, 3) for name, median in medians.items()}
 
     def _reference(self, swaps: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the host reference run with this way of bringing adapters in; made on the first call."""

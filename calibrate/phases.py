@@ -218,7 +218,8 @@ def reference(bench: Bench) -> None:
     calibration's.
     """
     with decoding(bench, 8, 128) as requests:
-        bench.engine.reassign(assignment(requests, bench.adapters(min(4, bench.max_loras))))
+        # One slot is left for the adapters that come in below.
+        bench.engine.reassign(assignment(requests, bench.adapters(max(1, min(4, bench.max_loras - 1)))))
         bench.steps(20, "reference", "decode")
         for number in range(10):
             bench.steps(0, "setup", "reference")

@@ -24,6 +24,8 @@ QUANTITIES = (
     "adapter_loads",
     "adapter_activations",
 )
+KEPT_UP = 0.2
+"""In half a minute, what is in flight at the end is a tenth of the requests."""
 AGAIN = "-again"
 PLAIN = "vllm"
 SECTIONS = ("admission", "eviction", "host_eviction", "prefetch")
@@ -54,12 +56,11 @@ def measured(folder: Path) -> dict[str, float]:
 
 
 def simulated(
-    folder: Path, config: dict[str, Any], profile: dict[str, Any], scale: Scale
+    meta: dict[str, Any], config: dict[str, Any], profile: dict[str, Any], scale: Scale
 ) -> dict[str, float]:
     """Return the metrics of the same workload, policies, engine settings and seed in the simulator, on such a
-    host.
+    host; `meta` is a replay's.
     """
-    meta = read_meta(folder / "meta.json", META_KEYS)
     engine = {**config["engine"], **engine_settings(meta)}
     settings = {
         "engine": engine,
@@ -110,12 +111,12 @@ def compare(folder: Path, config: dict[str, Any]) -> pd.DataFrame:
     profile = profile_of(folder, config)
     reference = from_reference(folder, profile)
     others = [other for other in siblings(folder) if other.name != folder.name]
-    first = measured(folder)
-    prediction = simulated(folder, config, profile, from_swaps(folder, others, profile, reference))
-    given_swaps = simulated(folder, config, profile, from_the_replay_itself(folder, profile, reference))
+    first, meta = measured(folder), read_meta(folder / "meta.json", META_KEYS)
+    prediction = simulated(meta, config, profile, from_swaps(folder, others, profile, reference))
+    given_swaps = simulated(meta, config, profile, from_the_replay_itself(folder, profile, reference))
     repetition = folder.with_name(folder.name + AGAIN)
     again = measured(repetition) if repetition.exists() else {}
-    policy = read_meta(folder / "meta.json", META_KEYS)["play"].get("policy_name", PLAIN)
+    play, below = meta["play"], is_below_saturation(folder)
     rows = []
     for name in QUANTITIES:
         second = again.get(name, np.nan)
@@ -123,7 +124,10 @@ def compare(folder: Path, config: dict[str, Any]) -> pd.DataFrame:
         rows.append(
             {
                 "workload": folder.name,
-                "policy": policy,
+                "policy": play.get("policy_name", PLAIN),
+                "max_loras": meta["settings"]["max_loras"],
+                "mode": play["workload"]["mode"],
+                "below_saturation": below,
                 "quantity": name,
                 "measured": first[name],
                 "measured_again": second,
@@ -135,6 +139,14 @@ def compare(folder: Path, config: dict[str, Any]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def is_below_saturation(folder: Path) -> bool:
+    """Whether requests came by the clock, and the engine kept up: few were unfinished at the end."""
+    if read_meta(folder / "meta.json", META_KEYS)["play"]["workload"]["mode"] == "closed":
+        return False
+    unfinished = read_table(folder / "requests.parquet", REQUEST_COLUMNS).finish_s.isna()
+    return bool(unfinished.mean() <= KEPT_UP)
 
 
 def profile_of(folder: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +20,6 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
-from tqdm import tqdm
 
 from sim.errors import UserError
 
@@ -51,7 +50,7 @@ def hydra_entry(task: Callable[[DictConfig], Any], config_name: str, prog: str =
             # Hydra turns an exception in a callback into a warning and carries on.
             warnings.filterwarnings("error", message=r"Callback \S+ raised", category=UserWarning)
             application = hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=config_name)
-            with _at_end, _composing_once():
+            with _at_end, _composing_once(), _reading_yaml_in_c():
                 application(_Job(task))()
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -124,6 +123,8 @@ def _refused_override(error: Exception) -> list[str]:
 
 def _bad_yaml(error: yaml.YAMLError | UnicodeDecodeError) -> str:
     """Say which configuration file is not readable YAML, and in which line if that is known."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        error = _as_read_in_python(error)
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         where = f"{error.problem_mark.name}, line {error.problem_mark.line + 1}"
         return f"{where}: not valid YAML: {error.problem}"
@@ -131,6 +132,17 @@ def _bad_yaml(error: yaml.YAMLError | UnicodeDecodeError) -> str:
     frames = (frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__))
     name = next((values["full_path"] for values in frames if "full_path" in values), "configuration file")
     return f"{name}: not valid YAML: not text in UTF-8"
+
+
+def _as_read_in_python(error: yaml.MarkedYAMLError) -> yaml.MarkedYAMLError:
+    """Return what PyYAML's own reader says of a file that libyaml cannot read: it knows the line better."""
+    name = "" if error.problem_mark is None else error.problem_mark.name
+    try:
+        with suppress(OSError), Path(name).open(encoding="utf-8") as file:
+            yaml.safe_load(file)
+    except yaml.MarkedYAMLError as in_python:
+        return in_python
+    return error
 
 
 def _import_neighbours() -> None:
@@ -163,6 +175,17 @@ def _composing_once() -> Iterator[None]:
         yield
     finally:
         Hydra.get_mode = get_mode  # type: ignore[method-assign]
+
+
+@contextmanager
+def _reading_yaml_in_c() -> Iterator[None]:
+    """Let OmegaConf, which takes `yaml.SafeLoader`, read a run's files with libyaml where PyYAML has it."""
+    in_python = yaml.SafeLoader
+    yaml.SafeLoader = getattr(yaml, "CSafeLoader", in_python)  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        yaml.SafeLoader = in_python  # type: ignore[misc]
 
 
 def _refuse_bad_flags() -> None:
@@ -210,6 +233,9 @@ def _lines(error: BaseException) -> list[str]:
 
 
 def _exit(message: str, status: int) -> NoReturn:
+    # It takes as long to import as a tenth of a short run, and only errors and sweeps need it.
+    from tqdm import tqdm  # noqa: PLC0415
+
     # In place of print, for a progress bar that is still shown.
     tqdm.write(message, file=sys.stderr)
     sys.exit(status)

@@ -1,10 +1,11 @@
 """The clients of a run: they send a workload's requests to its engines, open loop or closed loop."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 
 import simpy
-from simpy.events import Event
+from simpy.events import Event, EventCallbacks
 
+from sim.alarm import alarm
 from sim.config import EngineConfig
 from sim.errors import UserError
 from sim.gateway import Gateway
@@ -50,12 +51,15 @@ class Client:
         self._traffic = traffic
         self._served = None if workload.adapters is None else set(workload.adapters)
         self._gateway: Gateway | None = None
+        self._next: RequestSpec | None = None
+        """Of an open loop, what is sent next."""
+        self._on_arrival: EventCallbacks = [self._send_expected]
 
     def start(self, gateway: Gateway) -> None:
         """Begin to send, at the present instant."""
         self._gateway = gateway
         if self.workload.mode == "open":
-            self.env.process(self._send_on_time(gateway))
+            self._expect_next()
         else:
             for _ in range(self.workload.concurrency or 0):
                 self._send_next(gateway)
@@ -65,7 +69,8 @@ class Client:
         self.num_in_flight -= 1
         if self.workload.mode == "closed" and self._gateway is not None:
             self._send_next(self._gateway)
-        self._tell_if_done()
+        if not self.num_in_flight:
+            self._tell_if_done()
 
     @property
     def is_done(self) -> bool:
@@ -76,10 +81,17 @@ class Client:
         if self.is_done:
             self.on_done()
 
-    def _send_on_time(self, gateway: Gateway) -> Generator[Event, None, None]:
-        for spec in self._traffic.specs:
-            yield self.env.timeout(spec.arrival_ns - int(self.env.now))
-            self._send(gateway, spec)
+    def _expect_next(self) -> None:
+        """Let the next request of an open loop come at its time, and then the one after it."""
+        self._next = spec = next(self._traffic.specs, None)
+        if spec is not None:
+            alarm(self.env, spec.arrival_ns, int(self.env.now), self._on_arrival)
+
+    def _send_expected(self, _: Event) -> None:
+        assert self._gateway is not None
+        assert self._next is not None
+        self._send(self._gateway, self._next)
+        self._expect_next()
 
     def _send_next(self, gateway: Gateway) -> None:
         """Send requests until one is accepted."""
@@ -101,7 +113,7 @@ class Client:
             output_length=spec.output_length,
             adapter=spec.adapter,
             priority=spec.priority,
-            prefix_hashes=self._prefix_hashes(spec),
+            prefix_hashes=self._prefix_hashes(spec) if spec.hash_ids else (),
         )
         number = self.ledger.add(request)
         if not self._accepts(spec):
@@ -124,8 +136,6 @@ class Client:
         return rank <= self.engine.max_lora_rank and (self._served is None or spec.adapter in self._served)
 
     def _prefix_hashes(self, spec: RequestSpec) -> tuple[int, ...]:
-        if not spec.hash_ids:
-            return ()
         sizes = self.workload.hash_block_size, self.engine.block_size
         return prefix_hashes(spec.hash_ids, spec.input_length, *sizes)
 

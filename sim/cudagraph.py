@@ -43,6 +43,7 @@ class CudaGraphs:
         self._sizes = [] if eager else sorted(sizes)
         self._max_num_seqs = config.max_num_seqs if config.cudagraph_mode == "FULL_AND_PIECEWISE" else 0
         self._lora_cases = lora_cases(config.max_loras, config.specialize_active_lora)
+        self._choices: dict[tuple[int, bool, int], GraphChoice] = {}
 
     def choose(self, num_reqs: int, num_tokens: int, max_query_len: int, num_adapters: int) -> GraphChoice:
         """The graph for a step of `num_tokens` tokens, at most `max_query_len` of them of one request.
@@ -51,10 +52,15 @@ class CudaGraphs:
         `max_num_seqs`, and then has a piecewise graph only, as all other steps do (and as all do in
         `PIECEWISE` mode).
         """
-        lora_case = self._lora_cases[bisect_left(self._lora_cases, num_adapters)]
-        index = bisect_left(self._sizes, num_tokens)
-        if index == len(self._sizes):
-            return GraphChoice("none", num_tokens, lora_case)
-        size = self._sizes[index]
         uniform = max_query_len == 1 and num_tokens == num_reqs
-        return GraphChoice("full" if uniform and size <= self._max_num_seqs else "piecewise", size, lora_case)
+        index = bisect_left(self._sizes, num_tokens)
+        key = index, uniform, num_adapters
+        known = self._choices.get(key)
+        if known is None:
+            lora_case = self._lora_cases[bisect_left(self._lora_cases, num_adapters)]
+            if index == len(self._sizes):
+                return GraphChoice("none", num_tokens, lora_case)
+            size = self._sizes[index]
+            mode: GraphMode = "full" if uniform and size <= self._max_num_seqs else "piecewise"
+            known = self._choices[key] = GraphChoice(mode, size, lora_case)
+        return known

@@ -7,9 +7,10 @@ from operator import itemgetter
 from typing import Protocol
 
 from simpy import Environment
-from simpy.events import Event, EventPriority
+from simpy.events import Event, EventCallbacks, EventPriority
 
 from sim.adapters import AdapterEvent, AdapterTiers
+from sim.alarm import Alarm, alarm
 from sim.config import EngineConfig
 from sim.costs import FS_PER_NS, CostModel, StepCost, StepShape
 from sim.cudagraph import CudaGraphs
@@ -19,7 +20,7 @@ from sim.loader import Loader
 from sim.lora_grid import LoraGrid, Step, num_lora_programs
 from sim.request import Request, RequestStatus
 from sim.scheduler import Scheduler, StepPlan
-from sim.steps import GpuIdle, StepObserver, StepRecord
+from sim.steps import StepObserver, StepRecord, gpu_idle
 
 SHORTEST_IDLE_NS = 1_000_000
 """A policy that holds back all that waits is asked again after so long at the earliest."""
@@ -110,7 +111,8 @@ class Engine:
         self._max_under_way = 2 if config.async_scheduling else 1
         self._under_way: deque[StepRecord] = deque()
         self._run: DecodeRun | None = None
-        self._alarm: Event | None = None
+        self._alarm: Alarm | None = None
+        self._on_alarm: EventCallbacks = [self._wake]
         self._idle_since_ns: int | None = None
         self._gpu_free_ns = 0
         self._gpu_carry_fs = 0
@@ -121,7 +123,7 @@ class Engine:
         if loader is not None:
             loader.on_ready, loader.on_change = self._take_all, self._interrupt
             loader.on_events = self._on_loader_events
-        self._sleep_until(self._now_ns, self._schedule_and_launch)
+        self._sleep_until(self._now_ns, self._now_ns, self._schedule_and_launch)
 
     def submit(self, request: Request) -> None:
         """Take in a request that arrives now."""
@@ -134,7 +136,10 @@ class Engine:
 
     def _take(self, request: Request) -> None:
         """Hand a request to the scheduler. A run of steps goes on where it makes no difference to them."""
-        if self._run is None or self.scheduler.concerns(request):
+        if self._run is None:
+            if self._idle_since_ns is not None:
+                self._interrupt()
+        elif self.scheduler.concerns(request):
             self._interrupt()
         self.scheduler.add_request(request)
 
@@ -168,19 +173,18 @@ class Engine:
     def _now_ns(self) -> int:
         return int(self.env.now)
 
-    def _sleep_until(self, time_ns: int, then: Callable[[int], None]) -> None:
+    def _sleep_until(self, time_ns: int, now_ns: int, then: Callable[[int], None]) -> None:
         """Go on with `then` at `time_ns`, after everything else of that instant."""
-        alarm = self._alarm = Event(self.env)
-        alarm._ok, alarm._value, alarm.callbacks = True, None, [self._wake]
         self._then = then
-        self.env.schedule(alarm, self._priority, time_ns - int(self.env.now))
+        self._alarm = alarm(self.env, time_ns, now_ns, self._on_alarm, self._priority)
 
-    def _wake(self, alarm: Event) -> None:
+    def _wake(self, event: Event) -> None:
         """Go on, unless something else has been decided since."""
-        if alarm is self._alarm:
+        latest = self._alarm
+        if event is latest:
             turn = self.place.turn
             turn.rank = self.place.rank
-            self._then(int(self.env.now))
+            self._then(latest.time_ns)
             turn.rank = -1
 
     def _interrupt(self) -> None:
@@ -189,30 +193,34 @@ class Engine:
         if run is not None:
             # An engine that comes later in this instant finds this one after its turn.
             inclusive = self.place.turn.rank > self.place.rank
-            num_turns = run.num_turns(self._now_ns, inclusive)
+            now_ns = self._now_ns
+            num_turns = run.num_turns(now_ns, inclusive)
             next_turn_ns = run.turn_ns(num_turns + 1)
             self._make_up_for(run, num_turns)
-            self._sleep_until(next_turn_ns, self._take_results)
+            self._sleep_until(next_turn_ns, now_ns, self._take_results)
         elif self._idle_since_ns is not None:
-            self._note_idle_time(self._now_ns)
-            self._sleep_until(self._now_ns, self._schedule_and_launch)
+            now_ns = self._now_ns
+            self._note_idle_time(now_ns)
+            self._sleep_until(now_ns, now_ns, self._schedule_and_launch)
 
     def _schedule_and_launch(self, now_ns: int) -> None:
         """Do what the host thread does from here on without waiting; it is free at this instant."""
-        under_way = self._under_way
+        under_way, schedule = self._under_way, self.scheduler.schedule
         while True:
-            plan = self._schedule(now_ns)
+            plan = schedule()
+            if plan.admitted or plan.preempted:
+                self._note_moves(plan, now_ns)
             if plan.num_tokens:
                 record = self._launch(plan, now_ns)
                 under_way.append(record)
                 if len(under_way) < self._max_under_way:
                     if record.launch_end_ns > now_ns:
-                        return self._sleep_until(record.launch_end_ns, self._schedule_and_launch)
+                        return self._sleep_until(record.launch_end_ns, now_ns, self._schedule_and_launch)
                     continue
             if under_way:
                 known_ns = self._results_known_ns(now_ns)
                 if known_ns > now_ns:
-                    return self._wait_for_results(known_ns)
+                    return self._wait_for_results(known_ns, now_ns)
                 self._update(under_way.popleft(), now_ns)
             elif not plan.preempted:
                 return self._idle(now_ns)
@@ -222,7 +230,7 @@ class Engine:
         self._idle_since_ns, self._alarm = now_ns, None
         change_ns = self._next_change_ns()
         if change_ns is not None:
-            self._sleep_until(max(change_ns, now_ns + SHORTEST_IDLE_NS), self._end_idle)
+            self._sleep_until(max(change_ns, now_ns + SHORTEST_IDLE_NS), now_ns, self._end_idle)
 
     def _end_idle(self, now_ns: int) -> None:
         self._note_idle_time(now_ns)
@@ -236,21 +244,21 @@ class Engine:
 
     def _next_change_ns(self) -> int | None:
         """When the policy may let others go of those who wait, though nobody comes or goes; None: never."""
-        admission = self.scheduler.admission
-        return admission.next_change_ns() if len(admission) else None
+        scheduler = self.scheduler
+        return scheduler.admission.next_change_ns() if scheduler.num_waiting else None
 
     def _results_known_ns(self, now_ns: int) -> int:
         """When the host thread has taken over the results of the oldest step under way."""
         oldest, newest = self._under_way[0], self._under_way[-1]
         return max(now_ns, newest.launch_end_ns, oldest.gpu_end_ns) + oldest.cost.update_ns
 
-    def _wait_for_results(self, known_ns: int) -> None:
+    def _wait_for_results(self, known_ns: int, now_ns: int) -> None:
         """Sleep until the next results are known, or through the steps that will be alike."""
         self._run = run = self._plan_run(known_ns)
         if run is not None:
-            self._sleep_until(run.turn_ns(run.num_steps + 1), self._end_run)
+            self._sleep_until(run.turn_ns(run.num_steps + 1), now_ns, self._end_run)
         else:
-            self._sleep_until(known_ns, self._take_results)
+            self._sleep_until(known_ns, now_ns, self._take_results)
 
     def _take_results(self, now_ns: int) -> None:
         self._update(self._under_way.popleft(), now_ns)
@@ -259,7 +267,8 @@ class Engine:
     def _plan_run(self, first_turn_ns: int) -> DecodeRun | None:
         """Return the run that begins now, if any."""
         under_way = self._under_way
-        if self._fast is None or under_way[-1].events or len(under_way) < self._max_under_way:
+        newest = under_way[-1]
+        if self._fast is None or newest.plan.chunks or newest.events or len(under_way) < self._max_under_way:
             return None
         num_steps = self._fast.num_same_steps()
         if num_steps < 1:
@@ -292,11 +301,11 @@ class Engine:
         newest = self._under_way[-1]
         self.tiers.repeat(newest.plan.adapters, num_steps, newest.schedule_ns)
         self.costs.step(newest.shape)
-        self._gpu_free_ns, self._gpu_carry_fs = newest.gpu_end_ns, run.carry_after_fs()
+        self._gpu_free_ns, self._gpu_carry_fs = newest.gpu_end_ns, run.total_fs(num_steps) % FS_PER_NS
         self.num_steps += num_steps
 
-    def _schedule(self, now_ns: int) -> StepPlan:
-        plan = self.scheduler.schedule()
+    def _note_moves(self, plan: StepPlan, now_ns: int) -> None:
+        """Requests came into the batch, or left it, without being complete."""
         for request in plan.preempted:
             self.observer.on_preempt(request, now_ns)
             if self.loader is not None:
@@ -306,11 +315,10 @@ class Engine:
                 request.scheduled_ns = now_ns
             if self.loader is not None:
                 self.loader.depart(request)
-        return plan
 
     def _launch(self, plan: StepPlan, now_ns: int) -> StepRecord:
         """Lay a scheduled step on the two timelines."""
-        gpu_free_ns, no_work_ns = self._gpu_free_ns, self._no_work_ns
+        gpu_free_ns = self._gpu_free_ns
         shape = self._shape(plan)
         cost = self.costs.step(shape)
         if self.loader is not None and self.loader.is_busy:
@@ -321,7 +329,8 @@ class Engine:
         gpu_start_ns = max(gpu_free_ns, launch_ns)
         gpu_ns, self._gpu_carry_fs = divmod(self._gpu_carry_fs + cost.gpu_fs, FS_PER_NS)
         self._gpu_free_ns = gpu_end_ns = max(gpu_start_ns + gpu_ns, launch_end_ns)
-        host_ns = gpu_start_ns - gpu_free_ns - swaps.idle_load_ns - swaps.idle_activate_ns - no_work_ns
+        waited_ns = gpu_start_ns - gpu_free_ns
+        idle = gpu_idle(waited_ns, swaps.idle_load_ns, swaps.idle_activate_ns, self._no_work_ns)
         record = StepRecord(
             self.num_steps,
             plan,
@@ -334,7 +343,7 @@ class Engine:
             launch_end_ns,
             gpu_start_ns,
             gpu_end_ns,
-            GpuIdle(swaps.idle_load_ns, swaps.idle_activate_ns, host_ns, no_work_ns),
+            idle,
         )
         self.num_steps += 1
         self._no_work_ns = 0
@@ -343,25 +352,26 @@ class Engine:
 
     def _prepare_adapters(self, plan: StepPlan, now_ns: int, start_ns: int) -> "_Swaps":
         """Load and activate what the step lacks, one after another on the host thread, from `start_ns` on."""
+        # Before they are applied, which a load adds to.
         host_entries = len(self.tiers.host_cache)
         swaps = _Swaps(self._apply(plan.adapters, now_ns), start_ns)
+        if not swaps.events:
+            return swaps
+        costs, ranks, default_rank = self.costs, self.ranks, self.config.max_lora_rank
+        loader, gpu_free_ns, activate_ns = self.loader, self._gpu_free_ns, 0
         for kind, adapter, _ in swaps.events:
-            begin_ns = max(swaps.end_ns, self._gpu_free_ns)
             if kind == "activate":
-                duration_ns = self._activate_ns(adapter)
-                swaps.activate_ns += duration_ns
-                swaps.end_ns += duration_ns
-                if swaps.end_ns > begin_ns:
-                    swaps.idle_activate_ns += swaps.end_ns - begin_ns
+                duration_ns = costs.activate_ns(ranks.get(adapter, default_rank))
+                if loader is not None and loader.is_busy:
+                    duration_ns = round(duration_ns * loader.config.host_factor)
+                activate_ns += duration_ns
             elif kind == "load":
-                host_entries += 1
-                duration_ns = self._load_ns(adapter, host_entries)
-                swaps.load_ns += duration_ns
-                swaps.end_ns += duration_ns
-                if swaps.end_ns > begin_ns:
-                    swaps.idle_load_ns += swaps.end_ns - begin_ns
+                swaps.activate(activate_ns, gpu_free_ns)
+                host_entries, activate_ns = host_entries + 1, 0
+                swaps.load(self._load_ns(adapter, host_entries), gpu_free_ns)
             elif kind == "evict_host":
                 host_entries -= 1
+        swaps.activate(activate_ns, gpu_free_ns)
         return swaps
 
     def _apply(self, adapters: dict[str, None], now_ns: int) -> list[AdapterEvent]:
@@ -384,12 +394,6 @@ class Engine:
         if grows:
             self._most_host_entries = host_entries
         return self.costs.load_ns(grows, self.ranks.get(adapter, self.config.max_lora_rank))
-
-    def _activate_ns(self, adapter: str) -> int:
-        duration_ns = self.costs.activate_ns(self.ranks.get(adapter, self.config.max_lora_rank))
-        if self.loader is not None and self.loader.is_busy:
-            return round(duration_ns * self.loader.config.host_factor)
-        return duration_ns
 
     def _inputs_ready_ns(self, plan: StepPlan, adapters_ready_ns: int, cost: StepCost) -> int:
         """When the first launch begins, which waits for the GPU where the LoRA mapping has changed.
@@ -417,9 +421,13 @@ class Engine:
         return max(adapters_ready_ns, self._gpu_free_ns) + cost.remap_ns
 
     def _shape(self, plan: StepPlan) -> StepShape:
-        num_reqs, num_adapters = plan.num_reqs, len(plan.adapters)
+        num_reqs, num_adapters, config = plan.num_reqs, len(plan.adapters), self.config
         graph = self.graphs.choose(num_reqs, plan.num_tokens, plan.max_query_len, num_adapters)
-        padded = graph.num_padded_tokens
+        padded, num_programs = graph.num_padded_tokens, 0
+        if self.lora_grid is not None:
+            num_decodes = num_reqs - plan.num_prefill_reqs
+            step = Step(padded, num_adapters, num_decodes, plan.num_prefill_tokens)
+            num_programs = num_lora_programs(self.lora_grid, step)
         return StepShape(
             graph.mode,
             padded,
@@ -433,12 +441,9 @@ class Engine:
             plan.num_lora_tokens,
             plan.num_waiting,
             len(self.tiers.host_cache),
-            self.config.max_loras,
-            self.config.max_lora_rank,
-            num_lora_programs(
-                self.lora_grid,
-                Step(padded, num_adapters, num_reqs - plan.num_prefill_reqs, plan.num_prefill_tokens),
-            ),
+            config.max_loras,
+            config.max_lora_rank,
+            num_programs,
             plan.num_passed_over,
         )
 
@@ -447,12 +452,14 @@ class Engine:
         plan = record.plan
         finished = self.scheduler.update_from_output(plan, now_ns)
         self.observer.on_tokens(plan, now_ns)
-        self._note_tokens(plan, now_ns)
-        for request in finished:
-            request.finish_ns = request.last_token_ns = now_ns
-            self.observer.on_finish(request, now_ns)
-        if finished and self.loader is not None and self.loader.num_held:
-            self.loader.look()
+        if plan.sampled_chunks:
+            self._note_tokens(plan, now_ns)
+        if finished:
+            for request in finished:
+                request.finish_ns = request.last_token_ns = now_ns
+                self.observer.on_finish(request, now_ns)
+            if self.loader is not None and self.loader.num_held:
+                self.loader.look()
 
     def _note_tokens(self, plan: StepPlan, now_ns: int) -> None:
         """Write down when requests got their tokens, of those that are not in the group of the plan."""
@@ -465,11 +472,27 @@ class Engine:
 class _Swaps:
     """The host thread's work on a step's adapters, in ns; `idle_` is what an idle GPU had to wait for it."""
 
-    load_ns: int = 0
-    activate_ns: int = 0
-    idle_load_ns: int = 0
-    idle_activate_ns: int = 0
+    __slots__ = ("activate_ns", "end_ns", "events", "idle_activate_ns", "idle_load_ns", "load_ns")
 
     def __init__(self, events: list[AdapterEvent], end_ns: int) -> None:
         self.events = events
         self.end_ns = end_ns
+        self.load_ns = self.activate_ns = self.idle_load_ns = self.idle_activate_ns = 0
+
+    def load(self, duration_ns: int, gpu_free_ns: int) -> None:
+        """Work on for so long, while the GPU is free from `gpu_free_ns` on."""
+        self.load_ns += duration_ns
+        self.idle_load_ns += self._go_on(duration_ns, gpu_free_ns)
+
+    def activate(self, duration_ns: int, gpu_free_ns: int) -> None:
+        """Work on for so long, while the GPU is free from `gpu_free_ns` on."""
+        self.activate_ns += duration_ns
+        self.idle_activate_ns += self._go_on(duration_ns, gpu_free_ns)
+
+    def _go_on(self, duration_ns: int, gpu_free_ns: int) -> int:
+        """Return how much of it the GPU waits for."""
+        begin_ns = self.end_ns
+        self.end_ns = end_ns = begin_ns + duration_ns
+        if begin_ns >= gpu_free_ns:
+            return duration_ns
+        return end_ns - gpu_free_ns if end_ns > gpu_free_ns else 0

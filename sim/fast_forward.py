@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sim.costs import FS_PER_NS
 from sim.scheduler import StepPlan
-from sim.steps import GpuIdle, StepObserver, StepRecord
+from sim.steps import StepObserver, StepRecord, gpu_idle
 
 LARGEST_FS = 2**62
 """No run is longer, so that its times can be summed up in 64-bit integers."""
@@ -36,36 +36,30 @@ class DecodeRun:
     """Whether the GPU is busy as long as the launches take, and not longer."""
     carry_fs: int
     """The GPU's time before the first further step that is not a whole ns."""
+    last: StepRecord
+    """The step that the further ones are like."""
+    gpu_fs: int
+    """GPU time of the first further step."""
+    growth_fs: int
+    """By how much that of the next is longer."""
 
-    @property
-    def last(self) -> StepRecord:
-        """The step that the further ones are like."""
-        return self.under_way[-1]
-
-    @property
-    def gpu_fs(self) -> int:
-        """GPU time of the first further step."""
-        return self.last.cost.gpu_fs + self.last.cost.gpu_growth_fs
+    def total_fs(self, num_steps: int) -> int:
+        """GPU time of the first `num_steps` further steps, with what was carried over to them."""
+        growing_fs = self.growth_fs * (num_steps * (num_steps - 1) // 2)
+        return self.carry_fs + num_steps * self.gpu_fs + growing_fs
 
     def gpu_ns(self, num_steps: int) -> int:
         """GPU time of the first `num_steps` further steps."""
-        cost = self.under_way[-1].cost
-        growing_fs = cost.gpu_growth_fs * (num_steps * (num_steps + 1) // 2)
-        return (self.carry_fs + num_steps * cost.gpu_fs + growing_fs) // FS_PER_NS
-
-    def carry_after_fs(self) -> int:
-        """GPU time after the run that is not a whole ns."""
-        cost, num_steps = self.last.cost, self.num_steps
-        growing_fs = cost.gpu_growth_fs * (num_steps * (num_steps + 1) // 2)
-        return (self.carry_fs + num_steps * cost.gpu_fs + growing_fs) % FS_PER_NS
+        growing_fs = self.growth_fs * (num_steps * (num_steps - 1) // 2)
+        return (self.carry_fs + num_steps * self.gpu_fs + growing_fs) // FS_PER_NS
 
     def turn_ns(self, number: int) -> int:
         """When turn `number` is, up to the one after the run."""
-        if number < self.offset:
-            return self.first_turn_ns
         regular = number - self.offset
+        if regular < 0:
+            return self.first_turn_ns
         time_ns = self.base_ns + regular * self.period_ns
-        return time_ns + self.gpu_ns(regular) if self.paced_by_gpu else time_ns
+        return time_ns + self.gpu_ns(regular) if self.paced_by_gpu and regular else time_ns
 
     def num_turns(self, before_ns: int, inclusive: bool) -> int:
         """How many turns of the run come before `before_ns`, or at it."""
@@ -79,7 +73,9 @@ class DecodeRun:
 
     def busy_ns(self, num_steps: int) -> int:
         """How long the GPU is busy with the first `num_steps` further steps."""
-        return num_steps * self.last.cost.launch_ns if self.launch_bound else self.gpu_ns(num_steps)
+        if self.launch_bound:
+            return num_steps * self.last.cost.launch_ns
+        return self.gpu_ns(num_steps)
 
     def gpu_end_ns(self, number: int) -> int:
         """When the GPU ends the further step `number`; 0 is the last one under way."""
@@ -112,7 +108,7 @@ class DecodeRun:
             schedule_ns + cost.schedule_ns + cost.prepare_ns + cost.launch_ns,
             start_ns,
             gpu_end_ns,
-            GpuIdle(0, 0, start_ns - self.gpu_end_ns(number - 1), 0),
+            gpu_idle(start_ns - self.gpu_end_ns(number - 1), 0, 0, 0),
         )
 
     def play(self, observer: StepObserver) -> None:
@@ -167,6 +163,9 @@ def plan_run(
         paced_by_gpu,
         launch_bound,
         carry_fs,
+        last,
+        gpu_fs,
+        growth_fs,
     )
 
 

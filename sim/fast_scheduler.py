@@ -29,40 +29,40 @@ class FastScheduler(Scheduler):
 
     def schedule(self) -> StepPlan:
         """Decide the next step."""
-        if self._asynchronous:
-            self._retire()
+        lockstep = self.lockstep
+        if self._asynchronous and (ending := lockstep.ends.get(lockstep.ticks - 1)):
+            self._retire(ending)
         joined = self._join() if self._others else []
         if self._may_preempt():
             self.settle()
             plan = super().schedule()
             if plan.preempted:
                 self._others = self.running.copy()
-            self._start(plan)
+            plan.tick = lockstep.ticks
+            lockstep.tick()
         else:
             plan = self._plan_with_group(joined)
-        self._others += plan.admitted
+        if plan.admitted:
+            self._others += plan.admitted
         if plan.num_tokens:
             self.in_flight.append(plan)
         return plan
 
     def _plan_with_group(self, joined: list[Request]) -> StepPlan:
         """Decide a step that preempts nobody."""
-        group = self.lockstep.group
-        plan = StepPlan(group)
+        lockstep = self.lockstep
+        group = lockstep.group
+        plan = StepPlan(group, lockstep.ticks)
         plan.joined = joined
-        self._start(plan)
+        lockstep.tick()
         token_budget = self.config.max_num_batched_tokens - len(group.requests)
         if self._others:
             token_budget = self._schedule_running(plan, self._others, token_budget)
-        if token_budget > 0 and len(self.admission):
+        if self.num_waiting and token_budget > 0:
             self._schedule_waiting(plan, token_budget)
         self._update_after_schedule(plan)
-        plan.kv_tokens += self.lockstep.context
+        plan.kv_tokens += lockstep.context
         return plan
-
-    def _start(self, plan: StepPlan) -> None:
-        plan.tick = self.lockstep.ticks
-        self.lockstep.tick()
 
     def num_output_tokens(self, request: Request) -> int:
         """Tokens of `request` that are known."""
@@ -95,12 +95,16 @@ class FastScheduler(Scheduler):
 
     def update_from_output(self, plan: StepPlan, now_ns: int = 0) -> list[Request]:
         """Take over the results of the oldest step; returns the requests that finish with it."""
-        finished = super().update_from_output(plan)
+        lockstep = self.lockstep
+        finished: list[Request] = []
+        if plan.sampled_chunks or plan.tick in lockstep.ends:
+            finished = super().update_from_output(plan)
+            for request in finished:
+                if request in self._others:
+                    self._others.remove(request)
+        lockstep.known = plan.tick + 1
+        lockstep.tokens_ns = now_ns
         self.in_flight.popleft()
-        self.lockstep.tokens_ns = now_ns
-        for request in finished:
-            if request in self._others:
-                self._others.remove(request)
         return finished
 
     def abort(self, request: Request) -> None:
@@ -120,20 +124,18 @@ class FastScheduler(Scheduler):
 
     def _may_preempt(self) -> bool:
         """Whether the running requests may need more blocks than are free."""
-        size = self.kv.block_size
-        needed = self.lockstep.blocks_needed()
+        kv, needed = self.kv, self.lockstep.blocks_needed()
         for request in self._others:
             num_tokens = request.num_tokens + request.num_output_placeholders
-            needed += -(-num_tokens // size) - request.num_kv_blocks
-        return needed > self.kv.num_free_blocks
+            needed += -(-num_tokens // kv.block_size) - request.num_kv_blocks
+        return needed > kv.num_free_blocks
 
-    def _retire(self) -> None:
+    def _retire(self, ending: list[Request]) -> None:
         """Let those go whose last token is known to be under way; they keep their place."""
-        lockstep = self.lockstep
-        for request in lockstep.ends.get(lockstep.ticks - 1, ()):
+        for request in ending:
             limit = request.num_prompt_tokens + request.max_tokens
             if request.final_num_tokens == limit or self._final(request) == self.config.max_model_len:
-                lockstep.leave(request)
+                self.lockstep.leave(request)
 
     def _join(self) -> list[Request]:
         """Let others into the group that decode, up to the first that does not; returns them."""

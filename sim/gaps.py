@@ -34,7 +34,7 @@ class TokenGaps:
         if run.offset == 2 and run.num_steps > 1:
             self.append(run.turn_ns(2) - run.turn_ns(1), count)
         if num_regular > 0:
-            gpu = (run.gpu_fs, run.last.cost.gpu_growth_fs, run.carry_fs) if run.paced_by_gpu else (0, 0, 0)
+            gpu = (run.gpu_fs, run.growth_fs, run.carry_fs) if run.paced_by_gpu else (0, 0, 0)
             self._runs.extend((num_regular, count, run.period_ns, *gpu))
 
     def add(self, other: "TokenGaps") -> None:

@@ -71,9 +71,10 @@ class Gateway:
         if not self.router.live:
             return None
         replica = self.router.route(request)
-        most = None if self.fallback is None else self.fallback.config.max_in_flight
-        if most is not None and self.router.states[replica].num_in_flight >= most:
-            return None
+        if self.fallback is not None:
+            most = self.fallback.config.max_in_flight
+            if most is not None and self.router.states[replica].num_in_flight >= most:
+                return None
         return replica
 
     def _send_elsewhere(self, request: Request) -> None:

@@ -2,19 +2,9 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from sim.kv_blocks import KVBlockPool
 from sim.request import Request
-
-
-class Member(NamedTuple):
-    """A request in the group, in ticks: steps that have been scheduled."""
-
-    joined: int
-    """The first tick that it takes part in."""
-    last: int
-    """The tick whose token is its last."""
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +38,8 @@ class Lockstep:
         """Sum of the members' computed tokens, those of scheduled steps included."""
         self.tokens_ns = 0
         """When the last tokens became known."""
-        self.members: dict[Request, Member] = {}
+        self.members: dict[Request, int] = {}
+        """The first tick that each takes part in."""
         self.ends: defaultdict[int, list[Request]] = defaultdict(list)
         """Tick -> requests whose last token it yields, in the order of `running`."""
         self._asynchronous = asynchronous
@@ -74,31 +65,29 @@ class Lockstep:
         """Take in a request that decodes from the coming tick on, until it has `final_num_tokens`."""
         context = request.num_computed_tokens
         # With n tokens known or under way, n - 1 are computed, and the coming tick yields token n + 1.
-        last = self.ticks + final_num_tokens - context - 2
-        self.members[request] = Member(self.ticks, last)
+        self.ends[self.ticks + final_num_tokens - context - 2].append(request)
+        self.members[request] = self.ticks
         self._adapter_of[request] = request.adapter
         self._num_lora_tokens += request.adapter is not None
-        self.ends[last].append(request)
         self.context += context
         self._residues[(self.ticks - context) % self.kv.block_size] += 1
         self._group = None
 
     def leave(self, request: Request) -> None:
         """Bring a member's fields up to date and let it go."""
-        joined = self.members.pop(request).joined
+        joined, size, context = self.members.pop(request), self.kv.block_size, request.num_computed_tokens
         self._num_lora_tokens -= self._adapter_of.pop(request) is not None
-        scheduled, known = self.ticks - joined, max(self.known - joined, 0)
-        context = request.num_computed_tokens
-        self._residues[(joined - context) % self.kv.block_size] -= 1
-        self.context -= context + scheduled
-        request.num_computed_tokens = context + scheduled
-        request.num_tokens += known
-        if known:
+        scheduled, known = self.ticks - joined, self.known - joined
+        self._residues[(joined - context) % size] -= 1
+        num_known_tokens = num_computed_tokens = context + scheduled
+        self.context -= num_computed_tokens
+        request.num_computed_tokens = num_computed_tokens
+        if known > 0:
+            request.num_tokens += known
             request.last_token_ns = self.tokens_ns
-        request.num_kv_blocks = -(-request.num_computed_tokens // self.kv.block_size)
-        num_known_tokens = request.num_computed_tokens
+        request.num_kv_blocks = -(-num_computed_tokens // size)
         if self._asynchronous:
-            request.num_output_placeholders += scheduled - known
+            request.num_output_placeholders += scheduled - known if known > 0 else scheduled
             # Known when the last of them was scheduled: there was one step under way.
             num_known_tokens -= 1
         self.kv.cache_blocks(request, num_known_tokens)
@@ -106,8 +95,7 @@ class Lockstep:
 
     def num_tokens(self, request: Request) -> int:
         """Tokens that have become known of `request` since it joined; 0 of one that is no member."""
-        member = self.members.get(request)
-        return 0 if member is None else max(self.known - member.joined, 0)
+        return max(self.known - self.members.get(request, self.known), 0)
 
     def clear(self) -> None:
         """Let all members go."""
@@ -127,7 +115,9 @@ class Lockstep:
 
     def tick(self, num_ticks: int = 1) -> None:
         """Schedule all members in the next ticks. There must be blocks for that."""
-        if num_blocks := self.blocks_needed(num_ticks):
+        size = self.kv.block_size
+        num_blocks = self._residues[self.ticks % size] if num_ticks == 1 else self.blocks_needed(num_ticks)
+        if num_blocks:
             self.kv.take(num_blocks)
         self.ticks += num_ticks
         self.context += num_ticks * len(self.members)

@@ -17,7 +17,7 @@ class CachedBlock:
     """A full block. It is found by its contents until it is evicted, which only free blocks are."""
 
     contents: Contents | None
-    """None where nobody will ask again: this stands for `count` blocks then, not for one."""
+    """None where nobody will ask again: this stands for `count` blocks then, of one request or several."""
     num_users: int = 1
     count: int = 1
 
@@ -49,6 +49,8 @@ class PrefixCachingBlockPool(KVBlockPool):
 
         Its last token is never among them: it is computed to get the next one (`get_computed_blocks`).
         """
+        if not self._cached:
+            return ()
         blocks: list[CachedBlock] = []
         for number in range((request.num_tokens - 1) // self.block_size):
             found = self._cached.get(self._contents(request, number))
@@ -69,26 +71,33 @@ class PrefixCachingBlockPool(KVBlockPool):
         A computed block that is free counts as one of them. The tokens' blocks are in the cache from now on,
         before they are computed.
         """
-        num_blocks = request.num_kv_blocks + len(computed_blocks)
-        needed_tokens = request.num_computed_tokens + len(computed_blocks) * self.block_size + num_new_tokens
-        num_new_blocks = -(-needed_tokens // self.block_size) - num_blocks
-        required_tokens = max(needed_tokens, request.num_tokens) if full_sequence_must_fit else needed_tokens
-        num_reused = sum(not block.num_users for block in computed_blocks) if computed_blocks else 0
-        if -(-required_tokens // self.block_size) - num_blocks + num_reused > self.num_free_blocks:
+        size, num_blocks, num_reused = self.block_size, request.num_kv_blocks, 0
+        needed_tokens = request.num_computed_tokens + num_new_tokens
+        if computed_blocks:
+            num_blocks += len(computed_blocks)
+            needed_tokens += len(computed_blocks) * size
+            num_reused = sum(not block.num_users for block in computed_blocks)
+        num_new_blocks = -(-needed_tokens // size) - num_blocks
+        known_tokens = request.num_tokens
+        required = num_new_blocks
+        if full_sequence_must_fit and known_tokens > needed_tokens:
+            required = -(-known_tokens // size) - num_blocks
+        if required + num_reused > self.num_free_blocks:
             return False
         if computed_blocks:
             self._touch(request, computed_blocks)
         if num_new_blocks:
             request.num_kv_blocks += num_new_blocks
             self.take(num_new_blocks)
-        self.cache_blocks(request, min(needed_tokens, request.num_tokens))
+        self.cache_blocks(request, needed_tokens if needed_tokens < known_tokens else known_tokens)
         return True
 
     def take(self, num_blocks: int) -> None:
         """Give `num_blocks` of the free blocks to requests that hold them together."""
         self.num_free_blocks -= num_blocks
-        if self._num_evictable > self.num_free_blocks:
-            self._evict()
+        excess = self._num_evictable - self.num_free_blocks
+        if excess > 0:
+            self._evict(excess)
 
     def cache_blocks(self, request: Request, num_tokens: int) -> None:
         """Take note that the first `num_tokens` of `request` are known, and the full blocks among them."""
@@ -101,18 +110,21 @@ class PrefixCachingBlockPool(KVBlockPool):
 
     def free(self, request: Request) -> None:
         """Take back all blocks of `request`, to be evicted in reverse order, those not in the cache first."""
-        blocks = self._held[request]
+        blocks = self._held.get(request, ())
         if not request.is_finished:
             self._add_to_cache(request, len(blocks), request.num_cached_blocks)
+            blocks = self._held.get(request, ())
         elif num_own_blocks := request.num_cached_blocks - len(blocks):
-            self._make_evictable(CachedBlock(None, 0, num_own_blocks))
+            self._make_forgettable(num_own_blocks)
         self.num_free_blocks += request.num_kv_blocks - len(blocks)
         for block in reversed(blocks):
             block.num_users -= 1
             if not block.num_users:
                 self.num_free_blocks += 1
-                self._make_evictable(block)
-        del self._held[request]
+                self._evictable[block] = None
+                self._num_evictable += 1
+        if blocks:
+            del self._held[request]
         request.num_kv_blocks = request.num_cached_blocks = 0
 
     def reset_prefix_cache(self) -> None:
@@ -143,21 +155,27 @@ class PrefixCachingBlockPool(KVBlockPool):
         self._held[request] = list(blocks)
         request.num_kv_blocks = request.num_cached_blocks = len(blocks)
 
-    def _make_evictable(self, block: CachedBlock) -> None:
-        self._evictable[block] = None
-        self._num_evictable += block.count
+    def _make_forgettable(self, num_blocks: int) -> None:
+        """Let blocks that nobody will ask for again be evicted, after all that are evictable now."""
+        self._num_evictable += num_blocks
+        youngest = next(reversed(self._evictable), None)
+        if youngest is not None and youngest.contents is None:
+            youngest.count += num_blocks
+        else:
+            self._evictable[CachedBlock(None, 0, num_blocks)] = None
 
-    def _evict(self) -> None:
-        """Forget contents until there are no more cached free blocks than free blocks."""
-        while (excess := self._num_evictable - self.num_free_blocks) > 0:
+    def _evict(self, excess: int) -> None:
+        """Forget the contents of so many cached free blocks."""
+        self._num_evictable -= excess
+        while excess:
             block = next(iter(self._evictable))
-            num_evicted = min(excess, block.count)
-            self._num_evictable -= num_evicted
-            block.count -= num_evicted
-            if not block.count:
-                del self._evictable[block]
-                if block.contents is not None:
-                    self._forget(block, block.contents)
+            if block.count > excess:
+                block.count -= excess
+                return
+            excess -= block.count
+            del self._evictable[block]
+            if block.contents is not None:
+                self._forget(block, block.contents)
 
     def _forget(self, block: CachedBlock, contents: Contents) -> None:
         same = self._cached[contents]

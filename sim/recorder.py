@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sim.adapters import AdapterEvent
+from sim.adapters import EVENT_KINDS, AdapterEvent
 from sim.columns import table
 from sim.fast_forward import DecodeRun
 from sim.gaps import TokenGaps
@@ -140,28 +140,31 @@ class Recorder:
             self._count_events(events)
 
     def _count_events(self, events: Sequence[AdapterEvent]) -> None:
-        counts = self.adapter_events
-        for event in events:
-            counts[event.kind] += 1
+        kinds, counts = [event[0] for event in events], self.adapter_events
+        for kind in EVENT_KINDS:
+            counts[kind] += kinds.count(kind)
 
     def on_tokens(self, plan: StepPlan, now_ns: int) -> None:
         """Count a step's tokens and the gaps since each request's token before."""
         start_ns, before_ns, self._tokens_ns = self.start_ns, self._tokens_ns, now_ns
         if now_ns < start_ns:
             return
-        self.num_output_tokens += len(plan.group.requests) + len(plan.sampled_chunks)
-        together, joined = plan.group.requests, plan.joined
-        num_together = self._num_counted(together) - (self._num_counted(joined) if joined else 0)
+        together, joined, chunks = plan.group.requests, plan.joined, plan.sampled_chunks
+        self.num_output_tokens += len(together) + len(chunks)
+        num_together = len(together) - len(joined)
+        if start_ns:
+            num_together = self._num_counted(together) - self._num_counted(joined)
         if num_together:
             self.gaps.append(now_ns - before_ns, num_together)
-        # Most of the others had their last token at the same instant too: the step before.
-        counts: dict[int, int] = {}
-        for request in joined + plan.sampled_chunks:
-            token_ns = request.last_token_ns
-            if token_ns is not None and request.arrival_ns >= start_ns:
-                counts[token_ns] = counts.get(token_ns, 0) + 1
-        for token_ns, count in counts.items():
-            self.gaps.append(now_ns - token_ns, count)
+        if joined or chunks:
+            # Most of the others had their last token at the same instant too: the step before.
+            counts: dict[int, int] = {}
+            for request in joined + chunks:
+                token_ns = request.last_token_ns
+                if token_ns is not None and request.arrival_ns >= start_ns:
+                    counts[token_ns] = counts.get(token_ns, 0) + 1
+            for token_ns, count in counts.items():
+                self.gaps.append(now_ns - token_ns, count)
 
     def on_run(self, run: DecodeRun) -> None:
         """Count the steps and the tokens of a run."""

@@ -22,7 +22,7 @@ class ReplicaState:
         """Requests that wait for a place in the batch, or for their adapter."""
         loader = self._engine.loader
         num_held = 0 if loader is None else loader.num_held
-        return len(self._engine.scheduler.admission) + num_held + self.num_unanswered
+        return self._engine.scheduler.num_waiting + num_held + self.num_unanswered
 
     @property
     def num_running(self) -> int:

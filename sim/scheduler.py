@@ -103,6 +103,8 @@ class Scheduler:
         self.waiting_loras: Counter[str | None] = Counter()
         self.running_loras: Counter[str | None] = Counter()
         """How many requests of each adapter wait and run."""
+        self.num_waiting = 0
+        """All that `admission` holds."""
         self._blocked: Request | None = None
         """The waiting request at which the last search ended, because it did not fit in the KV cache."""
         self._asynchronous = config.async_scheduling
@@ -111,6 +113,7 @@ class Scheduler:
     def add_request(self, request: Request) -> None:
         """Take in a request that has just arrived."""
         self.waiting_loras[request.adapter] += 1
+        self.num_waiting += 1
         self.admission.add(request)
 
     def in_use(self) -> set[str]:
@@ -126,11 +129,11 @@ class Scheduler:
         """Whether the arrival of `request` might make a step unlike the last one."""
         if len(self.running) >= self.config.max_num_seqs:
             return False
-        return self._blocked is None or not len(self.admission) or self.admission.overtakes(request)
+        return self._blocked is None or not self.num_waiting or self.admission.overtakes(request)
 
     def has_requests(self) -> bool:
         """Whether any request is running or waiting."""
-        return bool(self.running) or len(self.admission) > 0
+        return bool(self.running) or self.num_waiting > 0
 
     def settle(self) -> None:
         """Bring the fields of all requests up to date, which they always are here."""
@@ -139,7 +142,7 @@ class Scheduler:
         """Decide the next step. The plan is empty when nothing can be scheduled before results arrive."""
         plan = StepPlan()
         token_budget = self._schedule_running(plan, self.running, self.config.max_num_batched_tokens)
-        if not plan.preempted and token_budget > 0 and len(self.admission):
+        if self.num_waiting and token_budget > 0 and not plan.preempted:
             self._schedule_waiting(plan, token_budget)
         self._update_after_schedule(plan)
         return plan
@@ -189,6 +192,7 @@ class Scheduler:
         victim.num_preemptions += 1
         self.running_loras[victim.adapter] -= 1
         self.waiting_loras[victim.adapter] += 1
+        self.num_waiting += 1
         self.admission.requeue(victim)
         plan.preempted.append(victim)
         return victim
@@ -210,13 +214,14 @@ class Scheduler:
 
     def _admit(self, plan: StepPlan, view: AdmissionView, token_budget: int) -> None:
         """Admit waiting requests in the order that the admission policy gives."""
-        config, kv, running = self.config, self.kv, self.running
+        config, kv, running, adapters = self.config, self.kv, self.running, plan.adapters
         threshold = config.long_prefill_token_threshold
         for request in self.admission.candidates(view):
-            if not view.accepts(request.adapter):
+            adapter = request.adapter
+            if not view.accepts(adapter):
                 continue
             computed_blocks = kv.computed_blocks(request)
-            num_computed_tokens = len(computed_blocks) * kv.block_size
+            num_computed_tokens = len(computed_blocks) * kv.block_size if computed_blocks else 0
             num_new_tokens = request.num_tokens - num_computed_tokens
             if 0 < threshold < num_new_tokens:
                 num_new_tokens = threshold
@@ -227,26 +232,26 @@ class Scheduler:
                 self._blocked = request
                 return
             self.admission.admit(request)
-            self.waiting_loras[request.adapter] -= 1
-            self.running_loras[request.adapter] += 1
+            self.num_waiting -= 1
+            self.waiting_loras[adapter] -= 1
+            self.running_loras[adapter] += 1
             request.status = RequestStatus.RUNNING
             request.num_computed_tokens = num_computed_tokens
             running.append(request)
             plan.admitted.append(request)
             plan.chunks[request] = num_new_tokens
             token_budget -= num_new_tokens
-            if request.adapter is not None:
-                plan.adapters[request.adapter] = None
+            if adapter is not None:
+                adapters[adapter] = None
             if token_budget == 0 or len(running) >= config.max_num_seqs:
                 return
-        plan.num_waiting = len(self.admission)
+        plan.num_waiting = self.num_waiting
 
     def _update_after_schedule(self, plan: StepPlan) -> None:
         """Count the scheduled tokens as computed, so that the next step can be planned; sum up the shape."""
-        group = plan.group
-        plan.num_reqs = plan.num_tokens = len(group.requests)
-        plan.max_query_len = min(plan.num_reqs, 1)
-        plan.num_lora_tokens = group.num_lora_tokens
+        plan.num_reqs = plan.num_tokens = num_together = len(plan.group.requests)
+        plan.max_query_len = 1 if num_together else 0
+        plan.num_lora_tokens = plan.group.num_lora_tokens
         if plan.chunks:
             self._count_chunks(plan)
             if self._asynchronous:
@@ -281,7 +286,8 @@ class Scheduler:
         """Take over the results of the oldest step, known at `now_ns`; returns the requests that finish."""
         finished = self._take_tokens(plan)
         for request in finished:
-            stopped = request.num_output_tokens == request.output_length < request.max_tokens
+            num_output_tokens = request.num_tokens - request.num_prompt_tokens
+            stopped = num_output_tokens == request.output_length < request.max_tokens
             if request.status is RequestStatus.RUNNING:
                 self.running.remove(request)
             self._leave(
@@ -312,13 +318,11 @@ class Scheduler:
 
     def _fill_placeholders(self, sampled: list[Request]) -> None:
         """Let each token that is known now take the place of one (`_update_request_with_output`)."""
+        cached = self.config.enable_prefix_caching
         for request in sampled:
             request.num_output_placeholders -= 1
-        if self.config.enable_prefix_caching:
-            for request in sampled:
-                if request.status is RequestStatus.RUNNING:
-                    num_known_tokens = request.num_computed_tokens - request.num_output_placeholders
-                    self.kv.cache_blocks(request, num_known_tokens)
+            if cached and request.status is RequestStatus.RUNNING:
+                self.kv.cache_blocks(request, request.num_computed_tokens - request.num_output_placeholders)
 
     def abort(self, request: Request) -> None:
         """Take `request` out at once (`finish_requests`), unless it has finished.
@@ -341,4 +345,5 @@ class Scheduler:
             self.admission.on_finish(request)
         else:
             self.waiting_loras[request.adapter] -= 1
+            self.num_waiting -= 1
             self.admission.remove(request)

@@ -34,7 +34,7 @@ from sim.summary import gateway_metrics, requests_table, summarise, with_replica
 from sim.trace import perfetto_trace
 from sim.workload import Traffic, traffic
 
-COLLECT_EVERY = 50_000
+COLLECT_EVERY = 500_000
 """New objects, beyond those that have gone, between two looks for garbage."""
 
 
@@ -148,12 +148,16 @@ def _table_of_all(tables: list[pa.Table]) -> pa.Table | None:
 
 @contextmanager
 def _rarely_collecting_garbage() -> Iterator[None]:
-    """Look for cycles less often: a run keeps its requests and makes no cycles, though a policy may."""
+    """Look for cycles less often, and not among what was there before: a run keeps its requests and makes no
+    cycles, though a policy may.
+    """
     first, *others = gc.get_threshold()
     gc.set_threshold(max(first, COLLECT_EVERY), *others)
+    gc.freeze()
     try:
         yield
     finally:
+        gc.unfreeze()
         gc.set_threshold(first, *others)
 
 

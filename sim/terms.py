@@ -72,8 +72,9 @@ TERMS: Mapping[str, Term] = {
 }
 
 
-def sums(of_terms: Sequence[Mapping[str, int]]) -> Callable[[Any], tuple[int, ...]]:
-    """Return the function that, for a step, evaluates several sums: coefficient times term, in each.
+def sums(of_terms: Sequence[Mapping[str, int]], units: Sequence[int]) -> Callable[[Any], tuple[int, ...]]:
+    """Return the function that, for a step, evaluates several sums: coefficient times term, in each, rounded
+    to multiples of the sum's unit and counted in it.
 
     One compiled function, because the simulator calls it for every step; a term that several sums have is
     evaluated once.
@@ -81,9 +82,10 @@ def sums(of_terms: Sequence[Mapping[str, int]]) -> Callable[[Any], tuple[int, ..
     used = {term: None for coefficients in of_terms for term, value in coefficients.items() if value}
     terms = {f"{term}_": TERMS[term].expression for term in used}
     expressions = []
-    for coefficients in of_terms:
+    for coefficients, unit in zip(of_terms, units, strict=True):
         products = [f"{value} * {term}_" for term, value in coefficients.items() if value]
-        expressions.append(" + ".join(products) or "0")
+        total = " + ".join(products) or "0"
+        expressions.append(total if unit == 1 else f"({total} + {unit // 2}) // {unit}")
     return _function(f"({', '.join(expressions)},)", terms)
 
 

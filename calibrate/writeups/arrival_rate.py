@@ -12,9 +12,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from calibrate.writeups.curves import Curve, Panel, svg
+from calibrate.writeups.measured import Held, held_plays, measured_note
 from calibrate.writeups.page import show
 from calibrate.writeups.regimes import regime_of
-from calibrate.writeups.sources import NO_MEASUREMENT, profile_source, warnings
+from calibrate.writeups.sources import profile_source, warnings
 from sim.errors import UserError
 from sim.fields import as_mapping, build
 from sim.files import write_atomically
@@ -90,8 +91,9 @@ class ArrivalRateCallback(Callback):
     Writes `probe_<regime>_gpu<slots>.jsonl`, a line a rate with `metadata` and `summary`, and the curves.
     """
 
-    def __init__(self, reported: Mapping[str, Any]) -> None:
+    def __init__(self, reported: Mapping[str, Any], measured: str | None = None) -> None:
         self.reported = build(Reported, as_mapping(reported, "reported"), "reported")
+        self.measured = measured
         self.reported.probes()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -106,12 +108,18 @@ class ArrivalRateCallback(Callback):
             files.append(path)
             where = f"{gpu_loras} in GPU slots, simulated"
             tables.append(table(probes[regime, gpu_loras], regime, where))
+        plays = held_plays(self.measured)
+        on_gpu = measured_probes(plays)
+        tables += [
+            table(of_group, regime, f"{gpu_loras} in GPU slots, measured")
+            for (regime, gpu_loras), of_group in on_gpu.items()
+        ]
         statuses = [row.get("status", "-") for row in self.reported.rows]
         tables.append(table(self.reported.probes(), self.reported.prompt_regime, "reported", statuses))
         plot = sweep_dir / PLOT_FILE
-        write_atomically(plot, svg(panels(probes, self.reported)))
+        write_atomically(plot, svg(panels(probes, on_gpu, self.reported)))
         bases = [f"reported: {self.reported.source}", f"profile: {profile_source(jobs[0].summary)}"]
-        notes = [*bases, *self.reported.differences, NO_MEASUREMENT, *warnings(jobs)]
+        notes = [*bases, *self.reported.differences, measured_note(plays), *warnings(jobs)]
         show(sweep_dir / PAGE_FILE, tables, notes, [*files, plot])
 
 
@@ -147,6 +155,19 @@ def probe(job: Run) -> Probe:
         _percentile(done["e2el_ms"], 50),
         *_rates(requests),
     )
+
+
+def measured_probes(plays: Sequence[Held]) -> dict[tuple[str, int], list[Probe]]:
+    """Return what plays on the real engine came to, by regime and number of slots."""
+    found: dict[tuple[str, int], list[Probe]] = {}
+    for play in plays:
+        ttft_ms, latency_ms = 1e3 * play.ttft_s, 1e3 * play.latency_s
+        figures = (_percentile(ttft_ms, 50), _percentile(ttft_ms, 99), _percentile(latency_ms, 50))
+        tokens = float(play.requests.input_length.mean())
+        found.setdefault((play.regime, play.gpu_loras), []).append(
+            Probe(play.arrival_rate, 1.0, tokens, *figures, None, None)  # None was lost; the end is cut off.
+        )
+    return found
 
 
 def _rates(requests: pd.DataFrame) -> tuple[float | None, float | None]:
@@ -225,13 +246,22 @@ def _highest(probes: Sequence[Probe]) -> str:
     return f"{max(found.arrival_rate for found in probes):g} requests/s" if probes else "none of these"
 
 
-def panels(probes: Mapping[tuple[str, int], Sequence[Probe]], reported: Reported) -> list[Panel]:
+def panels(
+    probes: Mapping[tuple[str, int], Sequence[Probe]],
+    measured: Mapping[tuple[str, int], Sequence[Probe]],
+    reported: Reported,
+) -> list[Panel]:
     """Return a panel a regime: median TTFT over its value at the lowest rate, and the p99's spread."""
     found = []
     for regime in dict.fromkeys(regime for regime, _ in probes):
         curves = [
             _curve(f"{gpu_loras} in GPU slots", of_group)
             for (name, gpu_loras), of_group in probes.items()
+            if name == regime
+        ]
+        curves += [
+            _curve(f"{gpu_loras}, measured", of_group, True)
+            for (name, gpu_loras), of_group in measured.items()
             if name == regime
         ]
         if regime == reported.prompt_regime:

@@ -13,9 +13,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from calibrate.writeups.curves import Curve, Panel, svg
+from calibrate.writeups.measured import Held, held_plays, measured_note
 from calibrate.writeups.page import show
 from calibrate.writeups.regimes import regime_of
-from calibrate.writeups.sources import NO_MEASUREMENT, profile_source, warnings
+from calibrate.writeups.sources import profile_source, warnings
 from sim.errors import UserError
 from sim.fields import as_mapping, build
 from sim.files import write_atomically
@@ -71,20 +72,24 @@ class Reported:
 class HbmBudgetCallback(Callback):
     """Hydra callback that adds a row for each job to `ttft_<regime>_total<adapters>.csv`, and draws them."""
 
-    def __init__(self, reported: Mapping[str, Any]) -> None:
+    def __init__(self, reported: Mapping[str, Any], measured: str | None = None) -> None:
         self.reported = build(Reported, as_mapping(reported, "reported"), "reported")
+        self.measured = measured
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Append to the files, print the tables, write the plot. Raises UserError."""
         sweep_dir = Path(config.hydra.sweep.dir)
         jobs = load_jobs(sweep_dir)
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-        rows = [row_of(job, now) for job in jobs]
-        files = append(sweep_dir, rows)
+        rate = jobs[0].summary["config"]["workload"]["request_rate"]
+        plays = [play for play in held_plays(self.measured) if play.arrival_rate == rate]
+        rows, measured = [row_of(job, now) for job in jobs], [measured_row(play, now) for play in plays]
+        files = append(sweep_dir, rows + measured)
         plot = sweep_dir / PLOT_FILE
-        write_atomically(plot, svg(panels(rows, self.reported)))
-        notes = [*self.reported.differences, NO_MEASUREMENT, *warnings(jobs)]
-        tables = [table(rows), shape_table(rows, self.reported)]
+        write_atomically(plot, svg(panels(rows, measured, self.reported)))
+        notes = [*self.reported.differences, measured_note(plays), *warnings(jobs)]
+        tables = [table(rows), *([f"--- Measured ---\n{table(measured)}"] if measured else [])]
+        tables.append(shape_table(rows, self.reported))
         show(sweep_dir / PAGE_FILE, tables, notes, [*files, plot])
 
 
@@ -114,6 +119,31 @@ def row_of(job: Run, run_timestamp: str) -> Row:
         runtime_swap_calls=adapters["swap_steps"],
         runtime_swap_count=job.summary["adapter_activations"],
         source=f"simulated: {profile_source(job.summary)}",
+    )
+
+
+def measured_row(play: Held, run_timestamp: str) -> Row:
+    """Return the row of a play on the real engine; every step that swaps is a call."""
+    ttft_s, latency_s = play.ttft_s, play.latency_s
+    return Row(
+        run_timestamp=run_timestamp,
+        total_loras=play.total_loras,
+        gpu_loras=play.gpu_loras,
+        prompt_regime=play.regime,
+        arrival_rate=play.arrival_rate,
+        num_requests=len(play.requests),
+        ttft_median=_percentile(ttft_s, 50),
+        ttft_p99=_percentile(ttft_s, 99),
+        ttft_mean=float(ttft_s.mean()),
+        latency_median=_percentile(latency_s, 50),
+        latency_p99=_percentile(latency_s, 99),
+        success_rate=1.0,  # What is unanswered at the end has not failed.
+        prompt_tokens_mean=float(play.requests["input_length"].mean()),
+        init_swap_calls=int(play.gpu_loras > 0),
+        init_swap_count=play.gpu_loras,
+        runtime_swap_calls=play.swap_steps,
+        runtime_swap_count=play.activations,
+        source=f"measured: {play.source}",
     )
 
 
@@ -179,7 +209,7 @@ def shape_table(rows: Sequence[Row], reported: Reported) -> str:
     return "\n".join([title, *aligned(head, lines)])
 
 
-def panels(rows: Sequence[Row], reported: Reported) -> list[Panel]:
+def panels(rows: Sequence[Row], measured: Sequence[Row], reported: Reported) -> list[Panel]:
     """Return a panel a regime, with the level of our TTFT, and one of the shape beside what is reported."""
     found = []
     for regime in dict.fromkeys(row.prompt_regime for row in rows):
@@ -187,12 +217,18 @@ def panels(rows: Sequence[Row], reported: Reported) -> list[Panel]:
         for total in dict.fromkeys(row.total_loras for row in rows if row.prompt_regime == regime):
             points = _points([row for row in rows if (row.prompt_regime, row.total_loras) == (regime, total)])
             curves.append(Curve(f"{total} adapters", list(points), list(points.values())))
+        points = _points([row for row in measured if row.prompt_regime == regime])
+        if points:
+            curves.append(Curve("128 adapters, measured", list(points), list(points.values()), True))
         title = f"Median TTFT, {regime} prompts"
         found.append(Panel(title, "adapters in GPU slots", "ms", curves, x_from_high=True))
     ours = _points([row for row in rows if _is_alike(row, reported)])
     most = max(reported.gpu_loras)
     median = dict(zip(reported.gpu_loras, reported.ttft_median, strict=True))
     curves = [Curve("reported", list(median), [value / median[most] for value in median.values()], True)]
+    gpu = _points([row for row in measured if _is_alike(row, reported)])
+    if most in gpu:
+        curves.append(Curve("measured", list(gpu), [value / gpu[most] for value in gpu.values()], True))
     if most in ours:
         curves.append(Curve("simulated", list(ours), [value / ours[most] for value in ours.values()]))
     title = f"Its shape: {reported.prompt_regime} prompts, {reported.total_loras} adapters"

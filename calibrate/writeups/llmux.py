@@ -10,7 +10,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from calibrate.writeups.page import show
-from calibrate.writeups.sources import NO_MEASUREMENT, profile_source, warnings
+from calibrate.writeups.sources import profile_source, warnings
 from sim.errors import UserError
 from sim.fields import as_mapping, build
 from sim.files import write_atomically
@@ -99,7 +99,7 @@ class LlmuxCallback(Callback):
         content = {"reported": asdict(self.settings.reported), "simulated": found, "measured": None}
         write_atomically(path, to_json(content).encode())
         tables = [table(mechanism, measured, self.settings) for mechanism, measured in found.items()]
-        notes = [*self.settings.reported.differences, NO_MEASUREMENT, *warnings(runs)]
+        notes = [*self.settings.reported.differences, *warnings(runs)]
         show(sweep_dir / PAGE_FILE, tables, notes, [path])
 
 

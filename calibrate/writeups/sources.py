@@ -5,8 +5,6 @@ from typing import Any
 
 from sim.sweep.runs import Run
 
-NO_MEASUREMENT = "On a GPU of ours: not measured yet."
-
 
 def profile_source(summary: Mapping[str, Any]) -> str:
     """Return the name of a run's profile and where that comes from: its own `source`, or the GPU."""

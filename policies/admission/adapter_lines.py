@@ -55,7 +55,13 @@ class AdapterLines(ABC, Generic[R]):
 
     def candidates(self, view: AdmissionView) -> Iterator[R]:
         """Yield in order of place, and once the step has `max_loras` adapters only requests for those."""
-        self._bring_back()
+        if self._aside:
+            self._bring_back()
+        full = len(view.scheduled_loras) >= view.max_loras
+        return self._matching(view) if full else self._in_line(view)
+
+    def _in_line(self, view: AdmissionView) -> Iterator[R]:
+        """Go along the heads until the step has `max_loras` adapters."""
         while len(view.scheduled_loras) < view.max_loras:
             head = self._head()
             if head is None:
@@ -81,9 +87,15 @@ class AdapterLines(ABC, Generic[R]):
 
     def _merge(self, adapters: Iterable[str | None], view: AdmissionView) -> Iterator[R]:
         """Yield from the lines of `adapters` in order of place, as far as the step can take them."""
-        waited_for = (self._lines.keys() & adapters) - self._passed_over
+        waited_for = self._lines.keys() & adapters
+        if self._passed_over:
+            waited_for -= self._passed_over
         # Places tell entries apart: the order of the set makes no difference to that of the heap.
         heap = [entry for adapter in waited_for if (entry := self._first(adapter)) is not None]
+        return self._merged(heap, view) if heap else iter(())
+
+    def _merged(self, heap: list[Entry[R]], view: AdmissionView) -> Iterator[R]:
+        """Yield from the lines whose first entries are given."""
         heapify(heap)
         while heap:
             entry = heap[0]
@@ -99,7 +111,11 @@ class AdapterLines(ABC, Generic[R]):
 
     def _first(self, adapter: str | None) -> Entry[R] | None:
         """Which request of an adapter's line is tried next; None: nobody."""
-        line = self._line(adapter)
+        line = self._lines.get(adapter)
+        if line is None:
+            return None
+        if self._entries.get(line[0][2]) is not line[0]:
+            line = self._line(adapter)
         return line[0] if line else None
 
     def _waits(self, entry: Entry[R]) -> bool:

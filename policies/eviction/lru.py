@@ -1,6 +1,6 @@
 """Least recently used first: vLLM's only policy (vllm/utils/cache.py, `LRUCache`)."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from policies.eviction.key_order import KeyOrder
 
@@ -16,8 +16,15 @@ class Lru(KeyOrder):
     def __init__(self, protect_batch: bool = False) -> None:
         super().__init__()
         self._protect_batch = protect_batch
-        self.on_access: Callable[[str], None] = self._order.move_to_end
-        """`key` is the most recent now. (Called for every adapter of a step: no function of ours between.)"""
+        if type(self) is Lru:
+            # Called several times a step: no functions of ours between. Those of a derived policy stay.
+            self.on_access = self._order.move_to_end  # type: ignore[method-assign]
+            self.on_insert = self._order.setdefault  # type: ignore[method-assign]
+            self.on_remove = self._order.__delitem__  # type: ignore[method-assign, assignment]
+
+    def on_access(self, key: str) -> None:
+        """`key` is the most recent now."""
+        self._order.move_to_end(key)
 
     def victim(self, needed: Collection[str]) -> str:
         """Return the least recent key, of those outside `needed` with `protect_batch`."""

@@ -1,12 +1,14 @@
 """A thousand adapters on one GPU: evenly spread against skewed, slots, total against active adapters."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from reports.experiments.callback import ExperimentCallback, Findings
 from reports.experiments.document import Section
 from reports.experiments.grid import ACTIVE, SKEWED, UNIFORM, Grid, Point, cache_in_words
 from reports.experiments.reported import NOT_MEASURED, Reported
+from reports.experiments.thousand_measured import Measured, measured_points, measured_section
 from reports.experiments.thousand_plots import active_plot, slots_plots
 from reports.numbers import NONE, duration, number, percent, whole
 from sim.sweep.runs import Run
@@ -26,23 +28,35 @@ ROWS: Mapping[str, str] = {
 class ThousandAdaptersCallback(ExperimentCallback):
     """Writes the tables and plots of ``experiment=thousand_adapters``.
 
-    ``reported`` is what somebody's thread says.
+    ``reported`` is what somebody's thread says; ``measured``, the table of replays on the real engine;
+    ``replays``, what follows the slots in the names of those of each traffic.
     """
 
     name = "thousand_adapters"
 
-    def __init__(self, reported: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        reported: Mapping[str, Any],
+        measured: str | None = None,
+        replays: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.reported = Reported.from_mapping(reported, tuple(ROWS), COLUMNS)
+        self.measured, self.replays = measured, replays
 
     def findings(self, runs: Sequence[Run]) -> Findings:
         """Return the tables and the plots. Raises UserError where the grid has no uniform or skewed runs."""
         grid = Grid([Point(run) for run in runs])
         ours = {cache: compared(grid, cache) for cache in grid.caches}
-        sections = [self._comparison(ours, grid), *(_slots_section(grid, cache) for cache in grid.caches)]
+        points = measured_points(self.measured, self.replays)
+        on_gpu = figures(points[UNIFORM], points[SKEWED]) if len(points) == 2 else None
+        sections = [self._comparison(ours, on_gpu, grid)]
+        sections += [measured_section(points)] if points else []
+        sections += [_slots_section(grid, cache) for cache in grid.caches]
         sections += [active_section(grid, cache) for cache in grid.caches if grid.actives]
         values = {
             "reported": {"source": self.reported.source, "rows": self.reported.rows},
             "simulated": ours,
+            "measured": on_gpu,
             "runs": [point.to_mapping() for point in grid.points],
         }
         plots = [*slots_plots(grid), *([active_plot(grid)] if grid.actives else [])]
@@ -55,14 +69,16 @@ class ThousandAdaptersCallback(ExperimentCallback):
             + (f" Outside of what the profile measured: {outside}." if outside else "")
         )
 
-    def _comparison(self, ours: Mapping[str, Mapping[str, Any]], grid: Grid) -> Section:
+    def _comparison(
+        self, ours: Mapping[str, Mapping[str, Any]], on_gpu: Mapping[str, Any] | None, grid: Grid
+    ) -> Section:
         caches = [f"simulated: {cache_in_words(cache)}" for cache in grid.caches]
         rows = [
             [
                 label,
                 self.reported.cell(row, "reported", _ratio if row == "ratio" else whole),
                 *(_cell(row, ours[cache]) for cache in grid.caches),
-                NOT_MEASURED,
+                NOT_MEASURED if on_gpu is None or row not in on_gpu else _cell(row, on_gpu),
             ]
             for row, label in ROWS.items()
         ]
@@ -78,11 +94,23 @@ class ThousandAdaptersCallback(ExperimentCallback):
 def compared(grid: Grid, cache: str) -> dict[str, Any]:
     """Return our figures of ROWS, all with one rule for the host cache."""
     uniform, skewed = (grid.over_slots(traffic, cache) for traffic in (UNIFORM, SKEWED))
+    most = max(map(_tokens_per_s, uniform))
+    others = {
+        active: max(map(_tokens_per_s, hot)) / most
+        for active in grid.actives
+        if (hot := grid.over_slots(f"{ACTIVE}{active}", cache))
+    }
+    return figures(uniform, skewed) | {"other_ratios": others}
+
+
+def figures(uniform: Sequence[Point | Measured], skewed: Sequence[Point | Measured]) -> dict[str, Any]:
+    """Return the figures of ROWS that two kinds of traffic have, each by slots."""
     best = {UNIFORM: max(uniform, key=_tokens_per_s), SKEWED: max(skewed, key=_tokens_per_s)}
+    with_skew = {point.max_loras: point.tokens_per_s for point in skewed}
     ratios = {
-        low.max_loras: high.tokens_per_s / low.tokens_per_s
-        for low, high in zip(uniform, skewed, strict=True)
-        if low.tokens_per_s
+        point.max_loras: with_skew[point.max_loras] / point.tokens_per_s
+        for point in uniform
+        if point.tokens_per_s and point.max_loras in with_skew
     }
     return {
         "uniform_tokens_per_s": best[UNIFORM].tokens_per_s,
@@ -93,11 +121,6 @@ def compared(grid: Grid, cache: str) -> dict[str, Any]:
         "ratio_by_max_loras": ratios,
         "too_low_ttft_ms": uniform[0].median_ttft_ms,
         "too_low_max_loras": uniform[0].max_loras,
-        "other_ratios": {
-            active: max(map(_tokens_per_s, hot)) / best[UNIFORM].tokens_per_s
-            for active in grid.actives
-            if (hot := grid.over_slots(f"{ACTIVE}{active}", cache))
-        },
         "too_high_loss": {
             UNIFORM: 1 - uniform[-1].tokens_per_s / best[UNIFORM].tokens_per_s,
             SKEWED: 1 - skewed[-1].tokens_per_s / best[SKEWED].tokens_per_s,
@@ -106,7 +129,7 @@ def compared(grid: Grid, cache: str) -> dict[str, Any]:
     }
 
 
-def _tokens_per_s(point: Point) -> float:
+def _tokens_per_s(point: Point | Measured) -> float:
     return point.tokens_per_s
 
 

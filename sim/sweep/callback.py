@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
-from tqdm import tqdm
 
 from sim.cli import at_end
 from sim.errors import UserError
@@ -22,6 +21,9 @@ from sim.sweep.objective import Objective
 from sim.sweep.rows import SWEEP_FILE, JobRow, are_expected, clear_rows, take_rows, write_csv
 from sim.sweep.runs import load_runs
 from sim.tables import aligned, cell
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 TABLE_METRICS = ("output_throughput", "p99_ttft_ms", "median_tpot_ms", "adapter_loads", "adapter_activations")
 COMPARISON_FILE = "comparison.csv"
@@ -113,6 +115,8 @@ class Follower:
             self._stop()
         clear_rows(self.sweep_dir)
         if not self._complete and self.rows:
+            from tqdm import tqdm  # noqa: PLC0415
+
             tqdm.write(
                 f"lorasim: {len(self.rows)} of {self.num_jobs} runs are done: {self.csv}\n"
                 f"lorasim: the same command with hydra.sweep.dir={self.sweep_dir} goes on from there",
@@ -143,6 +147,9 @@ class Follower:
         num_known = len(self.rows)
         self.rows = take_rows(self.sweep_dir, self.rows)
         if self._bar is None and are_expected(self.sweep_dir):
+            # Here, so that a single run, for which Hydra makes the callback too, need not import it.
+            from tqdm import tqdm  # noqa: PLC0415
+
             # Without smoothing: the time left is by the mean of all runs that were made now.
             self._bar = tqdm(
                 total=self.num_jobs, unit="run", desc="simulating", leave=False, smoothing=0, delay=1e-9

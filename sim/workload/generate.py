@@ -63,18 +63,11 @@ def _synthetic(config: WorkloadConfig, seed: int) -> Traffic:
 def _drawn(
     config: WorkloadConfig, seed: int, input_length: Sampler, output_length: Sampler
 ) -> Iterator[RequestSpec]:
-    adapters, abort_ns = _Adapters(config, seed), config.abort_ns
+    draw, abort_ns = _Adapters(config, seed).draw, config.abort_ns
     for number, arrival_ns in enumerate(_arrival_times(config, seed)):
-        adapter = adapters.draw(number, arrival_ns)
-        yield RequestSpec(
-            f"request-{number:06d}",
-            arrival_ns,
-            adapter,
-            input_length(adapter),
-            output_length(adapter),
-            0,
-            abort_ns,
-        )
+        adapter = draw(number, arrival_ns)
+        lengths = input_length(adapter), output_length(adapter)
+        yield RequestSpec(f"request-{number:06d}", arrival_ns, adapter, *lengths, 0, abort_ns)
 
 
 def _arrival_times(config: WorkloadConfig, seed: int) -> Iterator[int]:

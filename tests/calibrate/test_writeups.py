@@ -47,8 +47,8 @@ def test_llmux_in_its_own_table(
     shown = capsys.readouterr().out
     assert golden("llmux.txt") in shown
     assert "--- swap=sleep_mode ---" in shown
-    assert "assumed here; not measured" in shown
-    assert "On a GPU of ours: not measured yet" in shown
+    assert "(measured: Qwen/Qwen3-0.6B on an NVIDIA H100 80GB HBM3, vLLM 0.25.1)" in shown
+    assert "On a GPU of ours: vLLM's sleep mode was measured" in shown
     assert "not explained" in shown
     found = json.loads((out / "llmux_simulated.json").read_text())
     assert found["measured"] is None
@@ -214,3 +214,20 @@ def test_jobs_are_found_though_they_ran_elsewhere_and_a_failed_one_is_named(tmp_
     put_row(tmp_path, 0, row, {}, resumed=False)
     with pytest.raises(Exception, match="0: 1 GiB short"):
         load_jobs(tmp_path)
+
+
+def test_plays_on_the_real_engine_stand_beside_the_simulated_curves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = Path("calibrate/replays/h100/Llama-3.1-8B").absolute()
+    gpu = f"hydra.callbacks.hbm_budget.measured={measured}"
+    out = lorasim(monkeypatch, tmp_path, *HBM, gpu)
+    shown = capsys.readouterr().out
+    assert "Measured: NVIDIA H100 80GB HBM3 with vLLM 0.25.1, arrivals of 30 s" in shown
+    rows = (out / "ttft_long_total128.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[1:5] for row in rows] == [
+        ["128", slots, "long", "2"] for slots in ("2", "16", "128")
+    ]
+    assert [row.split(",")[-3] for row in rows][2] == "0", "nothing is swapped where all have a slot"
+    assert all(row.endswith("measured: NVIDIA H100 80GB HBM3 with vLLM 0.25.1") for row in rows)
+    assert ">128 adapters, measured<" in (out / "hbm_budget.svg").read_text()

@@ -55,6 +55,32 @@ class TestLru(EvictionConformance):
         assert tier.victims == ["a", "b"]
 
 
+class Told(Lru):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[str] = []
+
+    def on_access(self, key: str) -> None:
+        self.told.append(f"access {key}")
+        super().on_access(key)
+
+    def on_insert(self, key: str) -> None:
+        self.told.append(f"insert {key}")
+        super().on_insert(key)
+
+    def on_remove(self, key: str) -> None:
+        self.told.append(f"remove {key}")
+        super().on_remove(key)
+
+
+def test_what_is_derived_from_lru_is_told_all_that_lru_is() -> None:
+    policy = Told()
+    assert victims(policy, 2, "a ab c") == victims(Lru(), 2, "a ab c") == "a"
+    assert policy.told == ["insert a", "access a", "insert b", "remove a", "insert c"]
+
+
 class TestLruThatProtectsTheBatch(EvictionConformance):
     name = "lru"
 

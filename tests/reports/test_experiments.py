@@ -16,7 +16,8 @@ from reports.experiments.grid import AS_SLOTS, SKEWED, UNIFORM, Grid
 from reports.experiments.ranks import padding
 from reports.experiments.reported import Reported
 from reports.experiments.scenario import Scenario
-from reports.experiments.thousand_adapters import active_section
+from reports.experiments.thousand_adapters import active_section, figures
+from reports.experiments.thousand_measured import measured_points, measured_section
 from reports.experiments.thousand_plots import active_plot
 from sim.__main__ import main
 from sim.errors import UserError
@@ -217,3 +218,23 @@ def test_what_is_not_explained_is_said_so() -> None:
     found = Reported.from_mapping(values, ("a", "b"), ("x", "y"))
     assert found.notes({"a": "A", "b": "B"}) == ["A: why", "B: a difference, if any, is not explained."]
     assert [found.cell(row, "x", str) for row in ("a", "b")] == ["1", "1 to 2"]
+
+
+def test_replays_on_the_real_engine_have_a_column_of_their_own() -> None:
+    names = {"uniform": "closed-uniform", "skewed": "closed-zipf"}
+    points = measured_points("calibrate/replays/h100/Llama-3.1-8B/check.csv", names)
+    assert [point.max_loras for point in points["uniform"]] == [8, 16, 32, 64, 128]
+    assert [point.max_loras for point in points["skewed"]] == [8, 32, 64]
+    found = figures(points["uniform"], points["skewed"])
+    assert found["ratio"] == pytest.approx(found["skewed_tokens_per_s"] / found["uniform_tokens_per_s"])
+    assert set(found["ratio_by_max_loras"]) == {8, 32, 64}, "only where both were played"
+    section = measured_section(points)
+    assert [row[0] for row in section.rows] == ["8", "16", "32", "64", "128"]
+    assert section.rows[1][4:] == ["–", "–", "–"]
+
+
+def test_no_table_of_replays_is_no_column(tmp_path: Path) -> None:
+    assert measured_points(None, {}) == measured_points(str(tmp_path / "none.csv"), {"uniform": "a"}) == {}
+    (tmp_path / "check.csv").write_text("a,b\n")
+    with pytest.raises(UserError, match=r"check\.csv: not a table of calibrate\.validate"):
+        measured_points(str(tmp_path / "check.csv"), {})

@@ -20,6 +20,8 @@ def test_same_answers(first: int) -> None:
         plain, fast = Ours(case.config), Ours(case.config, fast_forward=True)
         for number, (answer, expected) in enumerate(zip(play(case, fast), play(case, plain), strict=True)):
             assert answer == expected, f"seed {seed}, call {number}: {case.config}"
+        for scheduler in (plain.scheduler, fast.scheduler):
+            assert scheduler.num_waiting == len(scheduler.admission), f"seed {seed}"
         fast.scheduler.settle()
         for request_id, request in plain.requests.items():
             assert state(fast.requests[request_id]) == state(request), f"seed {seed}"

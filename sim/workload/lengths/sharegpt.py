@@ -7,8 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from sim.errors import UserError
 from sim.workload.streams import endless, stream
 
@@ -81,6 +79,9 @@ def read(path: str, tokens: str | float) -> list[tuple[int, int]]:
     if not isinstance(entries, list):
         raise UserError(f"{path}: expected a list of conversations")
     count = _tokenizer(tokens) if isinstance(tokens, str) else _words(tokens)
+    # Here, for all other workloads do without it.
+    from tqdm import tqdm  # noqa: PLC0415
+
     pairs = []
     for number, entry in enumerate(tqdm(entries, unit="entry", desc="tokenizing", leave=False, delay=2)):
         pair = _lengths(entry, count)
