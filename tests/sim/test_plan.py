@@ -227,14 +227,15 @@ def test_policies_of_the_chosen_are_written_for_vllm(monkeypatch: pytest.MonkeyP
 def test_the_laboratory_s_policies_are_tried_unasked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     words = ["slo.ttft_p99_ms=1e9", "search.max_loras=[4]", "search.max_cpu_loras=[64]"]
     _, rows = plan(monkeypatch, tmp_path, *words, "workload.request_rate=5")
-    assert [(row["eviction"], row["prefetch"]) for row in rows] == [("", ""), ("queue_aware", "queue")]
+    assert [(row["eviction"], row["prefetch"]) for row in rows] == [("lru", "none"), ("queue_aware", "queue")]
 
 
 def test_help_names_the_groups_of_a_plan_and_no_other(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [PROG, "--help"])
-    main()
+    with pytest.raises(SystemExit):
+        main()
     said = capsys.readouterr().out
     (line,) = (line for line in said.splitlines() if line.strip().startswith("engine, model"))
     defaults = yaml.safe_load((files("conf") / "plan.yaml").read_text())["defaults"]
