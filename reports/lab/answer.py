@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import indent
 
-from reports.lab.data import FREE_ADAPTERS, FREE_SWAPS, Case, Lab, Sensitivity, Share
+from reports.lab.data import FREE_ADAPTERS, FREE_SWAPS, Case, Lab, Sensitivity, Share, best_of
 from reports.lab.plots import signed_percent, write_metric
 from reports.numbers import NONE, duration, listed, number, percent, whole
 from reports.table import Table
@@ -76,13 +76,23 @@ def _no_winner(lab: Lab, best: Case) -> str:
 
 
 def _tie_words(lab: Lab, traffic: str) -> list[str]:
-    """Return the sentence on those whose difference from the winner may be chance."""
-    names = [case.policy for case in lab.ties(traffic)]
-    if not names:
+    """Return sentences on those whose difference from the winner may be chance, on either side of it."""
+    winner, ties = lab.winner(traffic), lab.ties(traffic)
+    if winner is None or not ties:
         return []
+    ahead = [case for case in ties if best_of([winner, case], lab.objective) is not winner]
+    behind = [case for case in ties if case not in ahead]
+    sides = {
+        f"Ahead on average, but not shown to be better than {lab.baseline}": ahead,
+        "As good by these seeds": behind,
+    }
+    return [f"{claim}: {_some(cases)}." for claim, cases in sides.items() if cases]
+
+
+def _some(cases: Sequence[Case]) -> str:
+    names = [case.policy for case in cases]
     more = len(names) - MOST_NAMED
-    shown = names if more <= 1 else [*names[:MOST_NAMED], f"{more} more"]
-    return [f"As good by these seeds: {listed(shown)}."]
+    return listed(names if more <= 1 else [*names[:MOST_NAMED], f"{more} more"])
 
 
 def _difference(found: PairedDifference) -> str:

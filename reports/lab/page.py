@@ -41,6 +41,7 @@ class Page:
             objective=lab.objective,
             baseline=lab.baseline,
             headline=answer.headline(lab),
+            about=" · ".join(row[1] for row in settings_table(lab.runs).rows[:2]),
             sentences=answer.sentences(lab),
             losses=answer.losses(lab),
             commands=answer.commands(lab),
