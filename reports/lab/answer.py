@@ -122,7 +122,7 @@ def _share(found: Share) -> str:
 
 def winners_table(lab: Lab) -> Table:
     """Return winner, baseline, references and bound for each traffic shape."""
-    head = ["traffic", "best shown to be better", "difference", "gap closed", "best", "baseline"]
+    head = ["traffic", "best shown to be better", "gap closed", "difference", "best", "baseline"]
     body, classes = [], {}
     for traffic in lab.traffics:
         best, base = lab.winner(traffic), lab.case(traffic, lab.baseline)
@@ -132,9 +132,9 @@ def winners_table(lab: Lab) -> Table:
             continue
         found, closed = lab.against_baseline(traffic, best.policy), lab.share_closed(traffic, best.policy)
         if closed is not None:
-            classes[len(body), 3] = "good" if closed.share >= HALF else "poor"
+            classes[len(body), 2] = "good" if closed.share >= HALF else "poor"
         tuned = f", {best.tuned}" if best.tuned else ""
-        shown = [NONE if found is None else _difference(found), NONE if closed is None else _share(closed)]
+        shown = [NONE if closed is None else _share(closed), NONE if found is None else _difference(found)]
         body.append([traffic, best.policy + tuned, *shown, _mean(lab, best), _mean(lab, base), *limits])
     free = "free adapters" if higher_is_better(lab.objective) else "free swaps"
     return Table([*head, free, "ceiling"], body, 2, classes)

@@ -106,7 +106,7 @@ def test_winners_losers_and_the_gap(sweep: Path) -> None:
     assert closed.share == pytest.approx(1.5 / 2.5)
     table = winners_table(lab)
     assert [row[1] for row in table.rows] == ["mine", "mine", "none"]
-    assert table.classes[0, 3] == "good"
+    assert table.classes[0, 2] == "good"
 
 
 def test_vllms_own_policy_is_the_baseline_wherever_it_stands(tmp_path: Path) -> None:
