@@ -95,7 +95,7 @@ $(STAMP): pyproject.toml requirements.lock
 	@fail() { echo "lorasim: error: $$1" >&2; exit 1; }
 	command -v git >/dev/null || fail "git is missing; install the package git"
 	[ -n "$(PYTHON)" ] || fail "Python 3.11 or newer is missing; install it, or name it with PYTHON=..."
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	[ -n "$(VERSION)" ] && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 		|| fail "PYTHON=$(PYTHON) is not Python 3.11 or newer"
 	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| fail "$(PYTHON) has no venv module; install the package python3-venv"

@@ -98,10 +98,11 @@ def task(cfg: DictConfig) -> None:
     asked += [*spoilt.items(), *spoilt.items()]
     with ThreadPoolExecutor(len(asked)) as pool:
         rows = list(pool.map(lambda one: ask(endpoint, *one), asked))
-    result = {"requests": rows, "after": ask(endpoint, names[good])}
+    after = ask(endpoint, names[good])
+    result = {"requests": rows, "after": after}
     write_atomically(Path(config["out"]), json.dumps(result, indent=1).encode())
     answered = sum(row["status"] == 200 for row in rows if row["bad"] is None)
-    print(f"{answered} of {good} good requests answered; one more: {result['after']['status']}")
+    print(f"{answered} of {good} good requests answered; one more: {after['status']}")
     print(f"written to {config['out']}")
 
 

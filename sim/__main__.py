@@ -12,9 +12,10 @@ from omegaconf import DictConfig
 
 from sim.cli import hydra_entry
 from sim.config import run_values
-from sim.fields import plain_values
+from sim.fields import as_mapping, build, plain_values
 from sim.job import import_from_config_dirs, run_job
 from sim.sweep.objective import Objective
+from sim.sweep.options import SweepConfig
 from sim.tables import cell
 
 SHOWN_METRICS = (
@@ -42,8 +43,10 @@ def simulate_job(config: DictConfig) -> float | None:
     import_from_config_dirs(hydra)
     values = run_values(config)
     objective = Objective.from_mapping(plain_values(config.objective))
+    sweep = build(SweepConfig, as_mapping(plain_values(config.sweep), "sweep"), "sweep")
     if hydra.mode == RunMode.MULTIRUN:
-        return objective.value(run_job(values, hydra, config.sweep.resume))
+        return objective.value(run_job(values, hydra, sweep.resume))
+    objective.check_metric()
     out_dir = Path(hydra.runtime.output_dir)
     try:
         summary = simulation.run(values, out_dir).summary

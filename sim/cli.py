@@ -8,7 +8,7 @@ import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,18 +33,26 @@ _MAY_SET_MODE = re.compile(r"[+~]*(hydra\.mode|hydra=|experiment)")
 _NOISE = ("full_key:", "object_type=", "reference_type=", "See ", "To append ", "^")
 
 
-def hydra_entry(task: Callable[[DictConfig], Any], config_name: str, prog: str = "lorasim") -> None:
+def hydra_entry(
+    task: Callable[[DictConfig], Any],
+    config_name: str,
+    prog: str = "lorasim",
+    translate: Callable[[list[str]], list[str]] = lambda given: given,
+) -> None:
     """Run ``task`` as the Hydra application ``conf/<config_name>.yaml`` with the arguments in ``sys.argv``.
 
     What a user can mend (Hydra's own errors, UserError, a file that cannot be read or written) becomes one
     line ``lorasim: error: ...`` on standard error and exit status 2; an interruption one line and 130. Every
     other exception is a bug and keeps its traceback. ``task`` must be importable by name, for launchers that
-    run jobs in other processes.
+    run jobs in other processes. ``translate`` makes Hydra's arguments of those that were given, where the
+    command has a grammar of its own; it may raise UserError.
     """
     # Without it Hydra prints and swallows exceptions itself; with it they arrive here.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     _import_neighbours()
+    given = sys.argv[1:]
     try:
+        sys.argv = [sys.argv[0], *translate(given)]
         _refuse_bad_flags()
         with warnings.catch_warnings():
             # Hydra turns an exception in a callback into a warning and carries on.
@@ -62,9 +70,9 @@ def hydra_entry(task: Callable[[DictConfig], Any], config_name: str, prog: str =
             # The reader has gone; the interpreter must not fail once more while it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(EXIT_BROKEN_PIPE)
-        if not isinstance(error, Exception) or not _is_users(error):
+        if not isinstance(error, Exception) or not is_users(error):
             raise
-        _exit(f"{prog}: error: {one_line(error)}", EXIT_USER_ERROR)
+        _exit(f"{prog}: error: {one_line(error, given)}", EXIT_USER_ERROR)
 
 
 def at_end(callback: Callable[[], object]) -> None:
@@ -92,13 +100,16 @@ class _Job:
         try:
             return self.task(config)
         except Exception as error:
-            if not _is_users(error):
+            if not is_users(error):
                 raise
             raise _Stop(error) from error
 
 
-def one_line(error: Exception) -> str:
-    """Return what ``error`` says to a user in one line: what, where, and what would be accepted."""
+def one_line(error: Exception, given: Sequence[str] = ()) -> str:
+    """Return what ``error`` says to a user in one line: what, where, and what would be accepted.
+
+    ``given``: the arguments, which are quoted where the error does not say which of them it is about.
+    """
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, yaml.YAMLError | UnicodeDecodeError):
@@ -106,10 +117,10 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OmegaConfBaseException):
         where = f"{error.full_key}: " if error.full_key else ""
         return "; ".join([f"{where}{_lines(error)[0]}", *_accepted_keys(error)])
-    return "; ".join(_refused_override(error))
+    return "; ".join(_refused_override(error, given))
 
 
-def _refused_override(error: Exception) -> list[str]:
+def _refused_override(error: Exception, given: Sequence[str]) -> list[str]:
     """Return the parts of what Hydra says about an override that it refuses."""
     if isinstance(error, MissingConfigException) and error.options:
         return [_lines(error)[0], f"accepted: {', '.join(error.options)}"]
@@ -117,8 +128,7 @@ def _refused_override(error: Exception) -> list[str]:
         return [f"cannot read {error.override!r}", *_lines(error), "accepted: key=value"]
     if isinstance(error.__cause__, OmegaConfBaseException):
         return [_lines(error)[0], _lines(error.__cause__)[0], *_accepted_keys(error.__cause__)]
-    given = shlex.join(sys.argv[1:])
-    return [*_lines(error), *([f"given: {given}"] if given else [])]
+    return [*_lines(error), *([f"given: {shlex.join(given)}"] if given else [])]
 
 
 def _bad_yaml(error: yaml.YAMLError | UnicodeDecodeError) -> str:
@@ -199,7 +209,7 @@ def _refuse_bad_flags() -> None:
     parser.parse_args()
 
 
-def _is_users(error: Exception) -> bool:
+def is_users(error: Exception) -> bool:
     """Say whether a user, and not a change of this code, can mend ``error``."""
     if isinstance(error, ValueError) and _is_raised_by_hydra(error):
         return True
@@ -209,8 +219,9 @@ def _is_users(error: Exception) -> bool:
 
 def _is_raised_by_hydra(error: Exception) -> bool:
     """Say whether Hydra itself raised ``error``, as it does for flags that exclude each other."""
-    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).startswith("hydra.")
+    # Of an error from another process there may be no traceback here.
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and str(frames[-1].f_globals.get("__name__")).startswith("hydra.")
 
 
 def _accepted_keys(error: OmegaConfBaseException) -> list[str]:

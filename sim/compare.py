@@ -1,7 +1,6 @@
 """``lorasim-compare A B``, also ``python -m sim.compare``: paired differences between two result folders."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +18,7 @@ PROG = "lorasim-compare"
 
 def main() -> None:
     """Run ``lorasim-compare`` with the arguments in ``sys.argv``."""
-    sys.argv = [sys.argv[0], *_named(sys.argv[1:])]
-    hydra_entry(task, "compare", PROG)
+    hydra_entry(task, "compare", PROG, _named)
 
 
 def task(config: DictConfig) -> None:
@@ -45,7 +43,7 @@ def task(config: DictConfig) -> None:
 
 
 def _named(words: list[str]) -> list[str]:
-    """Return the arguments with folders, which have no name, as ``a=...`` and ``b=...``."""
+    """Return the arguments with folders, which have no name, as ``a=...`` and ``b=...``. Raises UserError."""
     names = iter(("a", "b"))
     return [_as_override(word, names) if _is_folder(word) else word for word in words]
 
@@ -57,7 +55,7 @@ def _is_folder(word: str) -> bool:
 def _as_override(word: str, names: Iterator[str]) -> str:
     name = next(names, None)
     if name is None:
-        return word
+        raise UserError(f"{word!r}: a third folder; expected at most two: {PROG} A [B]")
     quoted = word.replace("\\", "\\\\").replace("'", "\\'")
     return f"{name}='{quoted}'"
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 from omegaconf import DictConfig, OmegaConf
 
 from sim.errors import UserError
-from sim.fields import as_mapping, build, plain_values, require_positive
+from sim.fields import as_mapping, build, plain_values, require_finite, require_positive
 from sim.workload import WorkloadConfig, adapter_name
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -385,6 +385,7 @@ class EnginesConfig:
     @staticmethod
     def sections(values: Mapping[str, Any], **more: type) -> dict[str, Any]:
         """Return ``values`` with each section built that is a class of its own. Raises UserError."""
+        require_finite(values)
         readers: dict[str, type] = {"engine": EngineConfig, "model": ModelConfig, "loader": LoaderConfig}
         readers["swap"] = SwapConfig
         built: dict[str, Any] = {

@@ -56,6 +56,23 @@ def require_positive(where: str, obj: object, *names: str) -> None:
             raise UserError(f"{where}.{name}={value}: must be greater than 0")
 
 
+def require_processes(where: str, number: int) -> None:
+    """Raise UserError unless ``number`` of processes is what joblib understands: -1 is one for each core."""
+    if number == 0:
+        raise UserError(f"{where}=0: expected 1 or more, or -1 for as many as there are cores")
+
+
+def require_finite(values: Mapping[str, Any], where: str = "") -> None:
+    """Raise UserError for a number among ``values``, and what is in them, that is infinite or none at all."""
+    for key, value in values.items():
+        name = f"{where}.{key}" if where else str(key)
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, Mapping):
+                require_finite(item, name)
+            elif isinstance(item, float) and not math.isfinite(item):
+                raise UserError(f"{name}={value}: expected a finite number")
+
+
 def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 

@@ -12,7 +12,8 @@ from urllib.parse import unquote, urlparse
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from sim.errors import DoesNotFit, UserError
+from sim.cli import is_users, one_line
+from sim.errors import DoesNotFit
 from sim.sweep.rows import expect_rows, put_row, sweep_row
 
 TRACEBACK_FILE = "traceback.txt"
@@ -24,7 +25,7 @@ def run_job(values: Mapping[str, Any], hydra: DictConfig, resume: bool) -> dict[
     """Run one job of a sweep, or take up its result where that is up to date, and put its row.
 
     Returns ``summary.json``. A job that fails has one too: status ``oom`` or ``error`` and what happened; an
-    exception that is no UserError leaves its traceback beside it. Raises OSError where nothing can be
+    exception that no user can mend leaves its traceback beside it. Raises OSError where nothing can be
     written, which every other job would meet too.
     """
     from sim import results, simulation  # noqa: PLC0415
@@ -37,12 +38,13 @@ def run_job(values: Mapping[str, Any], hydra: DictConfig, resume: bool) -> dict[
     if summary is None:
         (out_dir / TRACEBACK_FILE).unlink(missing_ok=True)
         try:
-            summary = simulation.run(values, out_dir).summary
-        except OSError:
-            raise
+            result = simulation.simulate(values)
         except Exception as error:
             results.write_failed(out_dir, values, *_status_and_message(error, out_dir))
             summary = results.read_summary(out_dir)
+        else:
+            results.write(result, out_dir)
+            summary = result.summary
         finally:
             # Hydra made the folder; one without results is not left behind.
             with suppress(OSError):
@@ -54,8 +56,8 @@ def run_job(values: Mapping[str, Any], hydra: DictConfig, resume: bool) -> dict[
 
 def _status_and_message(error: Exception, out_dir: Path) -> tuple[str, str]:
     """Return what a failed run is and says; the traceback of what no user can mend is kept in its folder."""
-    if isinstance(error, UserError):
-        return "oom" if isinstance(error, DoesNotFit) else "error", str(error)
+    if is_users(error):
+        return "oom" if isinstance(error, DoesNotFit) else "error", one_line(error)
     (out_dir / TRACEBACK_FILE).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     return "error", f"{' '.join(f'{type(error).__name__}: {error}'.split())} (see {TRACEBACK_FILE})"
 

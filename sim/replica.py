@@ -1,12 +1,14 @@
 """One replica: an engine with all that belongs to it, from its settings."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import simpy
 
 from policies.admission import AdmissionPolicy
+from policies.errors import PolicyError
 from policies.eviction import EngineTier, EvictionPolicy, Lru
 from policies.prefetch import NoPrefetch, PrefetchPolicy
 from sim import profile
@@ -26,7 +28,7 @@ from sim.metrics import NS_PER_S
 from sim.policy import vllms_own
 from sim.policy.expected import ExpectedCosts
 from sim.policy.objects import policy
-from sim.policy.supervision import WatchedAdmission, WatchedEviction
+from sim.policy.supervision import WatchedAdmission, WatchedEviction, WatchedPrefetch
 from sim.policy.view import NO_FUTURE, Future, LiveEngine
 from sim.prefix_cache import PrefixCachingBlockPool
 from sim.request import Request
@@ -59,6 +61,7 @@ class Replica:
         engine, model = config.engine, config.model
         self._config, self._ranks = config, ranks
         self._seed = replica_seed(config.seed, place.rank)
+        self._starvation_ns = round(config.starvation_s * NS_PER_S)
         self.profile = profile.load(config.profile, engine, model, set(ranks.values()), self._seed)
         if ranks:
             check_host_memory(engine, model, self.profile.memory, ranks.values())
@@ -105,7 +108,7 @@ class Replica:
         config = self._config
         admission: AdmissionPolicy[Request] = policy(config.admission, "admission")
         if type(admission) not in vllms_own.CLASSES:
-            admission = WatchedAdmission(admission, round(config.starvation_s * NS_PER_S))
+            admission = WatchedAdmission(admission, self._starvation_ns)
         if config.swap.mechanism != SLOTS:
             served = next(iter(config.engine.warm_slots), None)
             admission = OneProcess(admission, served, kv.reset_prefix_cache)
@@ -138,7 +141,7 @@ class Replica:
                 f"prefetch={type(prefetch).__name__}: {self._config.swap.mechanism} has no host cache to "
                 "fill; expected none"
             )
-        return prefetch
+        return WatchedPrefetch(prefetch, self._ranks, self._starvation_ns)
 
     def _loader(self, env: simpy.Environment, view: LiveEngine, prefetch: PrefetchPolicy) -> Loader:
         prefetch.bind(view)
@@ -147,3 +150,16 @@ class Replica:
     def _load_ns(self, adapter: str) -> int:
         """How long a load takes: the loader's memory is its own, and does not grow."""
         return self.costs.load_ns(False, self._ranks.get(adapter, self._config.engine.max_lora_rank))
+
+
+@contextmanager
+def naming_the_step(env: simpy.Environment, replicas: Sequence[Replica]) -> Iterator[None]:
+    """Say of a policy that misbehaves in which step of its engine it does. Raises UserError.
+
+    ``replicas`` may still be empty, or not complete.
+    """
+    try:
+        yield
+    except PolicyError as error:
+        steps = ", ".join(str(replica.engine.num_steps) for replica in replicas) or "0"
+        raise UserError(f"{error} (step {steps}, {env.now / NS_PER_S:.6f} s)") from error

@@ -5,6 +5,7 @@ written beside its place and renamed, so that an interruption leaves a complete 
 """
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -109,16 +110,19 @@ def write(result: Result, out_dir: Path) -> None:
 
 
 def write_failed(out_dir: Path, config: Mapping[str, Any], status: str, message: str) -> None:
-    """Write the ``summary.json`` of a run that has no answer: ``status`` is ``oom`` or ``error``."""
+    """Write the ``summary.json`` of a run that has no answer: ``status`` is ``oom`` or ``error``.
+
+    Its configuration may be what was wrong: a number that JSON does not have is written as a word, ``nan``.
+    """
     summary = {
         "schema_version": SCHEMA_VERSION,
         "status": status,
         "message": message,
         "seed": config.get("seed"),
-        "config": dict(config),
+        "config": config,
     }
     with _replacing(out_dir) as partial:
-        partial(SUMMARY_FILE).write_text(to_json(summary), encoding="utf-8")
+        partial(SUMMARY_FILE).write_text(to_json(_in_words(summary)), encoding="utf-8")
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -155,6 +159,15 @@ def read_adapters(folder: Path) -> pa.Table:
 def to_json(summary: Mapping[str, Any]) -> str:
     """Return the text of a ``summary.json``. Raises ValueError for a number that JSON does not have."""
     return json.dumps(summary, indent=2, allow_nan=False) + "\n"
+
+
+def _in_words(value: Any) -> Any:
+    """Return ``value`` with words in place of the numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _in_words(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_in_words(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read_table(file: Path, schema: pa.Schema) -> pa.Table:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 
 from policies.routing import RoutingPolicy
 from sim.engine import Engine
-from sim.errors import UserError
+from sim.policy.supervision import WatchedRouting
 from sim.request import Request
 
 
@@ -50,22 +50,16 @@ class Router:
 
     def __init__(self, engines: Sequence[Engine], policy: RoutingPolicy) -> None:
         self.engines = engines
-        self._policy = policy
+        self._policy = WatchedRouting(policy)
         self.states = [ReplicaState(engine) for engine in engines]
         self.live = list(range(len(engines)))
         """The replicas that are known to be there; the policy sees these alone, and counts them anew."""
 
     def route(self, request: Request) -> int:
-        """Return the index of a live engine. Raises UserError for a policy that returns none."""
+        """Return the index of a live engine. Raises PolicyError for a policy that returns none."""
         if len(self.live) == 1:
             return self.live[0]
-        chosen = self._policy.route(request, [self.states[index] for index in self.live])
-        if type(chosen) is not int or not 0 <= chosen < len(self.live):
-            raise UserError(
-                f"routing: {type(self._policy).__name__} sent {request.request_id} to replica {chosen!r}; "
-                f"expected 0 to {len(self.live) - 1}"
-            )
-        return self.live[chosen]
+        return self.live[self._policy.route(request, [self.states[index] for index in self.live])]
 
     def lose(self, replica: int) -> None:
         """Send nothing more to a replica."""

@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 import simpy
 
-from policies.errors import PolicyError
 from sim import results
 from sim.ceiling import ceiling
 from sim.client import Client
@@ -25,7 +24,7 @@ from sim.policy.bridged import bridged_policies
 from sim.policy.future import WorkloadFuture
 from sim.policy.objects import policy
 from sim.recorder import Recorder, StepLog
-from sim.replica import Replica, Shared
+from sim.replica import Replica, Shared, naming_the_step
 from sim.request import Request
 from sim.results import Result
 from sim.router import Router
@@ -55,18 +54,19 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
     arriving = traffic(config.workload, config.seed)
     ledger = Ledger()
     client = Client(env, config.workload, config.engine, arriving, ledger)
-    ranks = _ranks(arriving, config.engine)
-    turn = Turn()
     future = WorkloadFuture(config.workload, config.seed, lambda: len(ledger.requests))
-    shared = Shared(env, config, ranks, future)
+    shared = Shared(env, config, _ranks(arriving, config.engine), future)
     records = [Records(config, client.on_finished) for _ in range(config.replicas)]
-    replicas = [Replica(shared, Place(number, turn), record.observe) for number, record in enumerate(records)]
-    gateway = _gateway(env, config, client, replicas)
-    client.on_done = lambda: _stop_loaders(replicas)
-    client.start(gateway)
-    end_ns = _play(env, config, client, replicas)
-    _settle(replicas, gateway)
-    policies = bridged_policies(config)
+    replicas: list[Replica] = []
+    turn = Turn()
+    with naming_the_step(env, replicas):
+        for number, record in enumerate(records):
+            replicas.append(Replica(shared, Place(number, turn), record.observe))
+        gateway = _gateway(env, config, client, replicas)
+        client.on_done = lambda: _stop_loaders(replicas)
+        client.start(gateway)
+        end_ns = _play(env, config, client)
+        _settle(replicas, gateway)
     summary = {
         "schema_version": results.SCHEMA_VERSION,
         "status": "ok",
@@ -75,27 +75,41 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
         **summarise(ledger, [record.recorder for record in records], end_ns, config),
         **({"gateway": gateway_metrics(gateway)} if config.has_gateway else {}),
         **({"ceiling": ceiling(config)} if config.bound == "throughput" else {}),
-        "kv_blocks": replicas[0].num_gpu_blocks,
-        "vllm_serve_command": vllm_serve_command(
-            config.engine, config.model, None if policies is None else results.POLICY_FILE
-        ),
-        "profile": {
-            "name": replicas[0].profile.name,
-            "sha256": replicas[0].profile.sha256,
-            "outside_range": list(
-                dict.fromkeys(text for replica in replicas for text in replica.profile.outside_range())
-            ),
-        },
-        **({} if arriving.trace is None else {"trace": arriving.trace.report()}),
+        **_description(config, replicas, arriving),
         "config": dict(cfg),
     }
+    return _result(config, summary, ledger, records, end_ns)
+
+
+def _description(config: RunConfig, replicas: Sequence[Replica], arriving: Traffic) -> dict[str, Any]:
+    """Return what ``summary.json`` says of a run beside its metrics."""
+    policy_file = None if bridged_policies(config) is None else results.POLICY_FILE
+    outside_range = (text for replica in replicas for text in replica.profile.outside_range())
+    profile = replicas[0].profile
+    return {
+        "kv_blocks": replicas[0].num_gpu_blocks,
+        "vllm_serve_command": vllm_serve_command(config.engine, config.model, policy_file),
+        "profile": {
+            "name": profile.name,
+            "sha256": profile.sha256,
+            "outside_range": list(dict.fromkeys(outside_range)),
+        },
+        **({} if arriving.trace is None else {"trace": arriving.trace.report()}),
+    }
+
+
+def _result(
+    config: RunConfig, summary: dict[str, Any], ledger: Ledger, records: Sequence["Records"], end_ns: int
+) -> Result:
+    """Return the summary with the tables and files that ``record`` asks for."""
+    step_logs = [record.recorder.step_log for record in records]
     return Result(
         summary,
         requests_table(ledger, config.replicas),
-        _table_of_all([r.recorder.step_log.table() for r in records if r.recorder.step_log is not None]),
+        _table_of_all([step_log.table() for step_log in step_logs if step_log is not None]),
         _table_of_all([r.logs.adapters.table() for r in records] if config.record.adapters else []),
         perfetto_trace([r.logs.trace for r in records], end_ns) if config.record.trace else None,
-        policies,
+        bridged_policies(config),
     )
 
 
@@ -168,20 +182,11 @@ def _stop_loaders(replicas: Sequence[Replica]) -> None:
             replica.engine.loader.stop()
 
 
-def _play(
-    env: simpy.Environment,
-    config: RunConfig,
-    client: Client,
-    replicas: Sequence[Replica],
-) -> int:
+def _play(env: simpy.Environment, config: RunConfig, client: Client) -> int:
     """Let the run happen and return its end in ns: ``duration_s``, or earlier when all is done."""
     duration_ns = config.duration_ns
-    try:
-        with _rarely_collecting_garbage():
-            env.run(duration_ns)
-    except PolicyError as error:
-        steps = ", ".join(str(replica.engine.num_steps) for replica in replicas)
-        raise UserError(f"{error} (step {steps}, {env.now / NS_PER_S:.6f} s)") from error
+    with _rarely_collecting_garbage():
+        env.run(duration_ns)
     end_ns = duration_ns
     if end_ns is None or client.is_done:
         ends = (request.finish_ns or request.abort_ns or 0 for request in client.ledger.requests)

@@ -7,6 +7,7 @@ Environments", MICRO 2025 (arXiv 2411.17741).
 from collections.abc import Collection
 
 from policies.eviction.key_order import KeyOrder
+from policies.parameters import checked
 
 
 class Chameleon(KeyOrder):
@@ -17,20 +18,16 @@ class Chameleon(KeyOrder):
     since a larger adapter takes longer to bring back. The three parts and their weights are the paper's; how
     they are scaled to one range, and counted, is ours.
 
-    Raises ValueError for a negative weight.
+    Raises ValueError for a weight that is no number of 0 or more.
     """
 
     def __init__(
         self, frequency_weight: float = 0.45, recency_weight: float = 0.10, size_weight: float = 0.45
     ) -> None:
         super().__init__()
-        weights = {"frequency": frequency_weight, "recency": recency_weight, "size": size_weight}
-        for name, weight in weights.items():
-            if weight < 0:
-                raise ValueError(f"{name}_weight={weight}: must be at least 0")
-        self._frequency_weight = frequency_weight
-        self._recency_weight = recency_weight
-        self._size_weight = size_weight
+        self._frequency_weight = checked("frequency_weight", frequency_weight, at_least=0)
+        self._recency_weight = checked("recency_weight", recency_weight, at_least=0)
+        self._size_weight = checked("size_weight", size_weight, at_least=0)
         self._uses: dict[str, int] = {}
         self._last_use_ns: dict[str, int] = {}
         self._size_bytes: dict[str, int] = {}

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from policies.eviction.key_order import KeyOrder
+from policies.parameters import checked_flag
 
 
 class Lru(KeyOrder):
@@ -15,7 +16,7 @@ class Lru(KeyOrder):
 
     def __init__(self, protect_batch: bool = False) -> None:
         super().__init__()
-        self._protect_batch = protect_batch
+        self._protect_batch = checked_flag("protect_batch", protect_batch)
         if type(self) is Lru:
             # Called several times a step: no functions of ours between. Those of a derived policy stay.
             self.on_access = self._order.move_to_end  # type: ignore[method-assign]

@@ -4,9 +4,10 @@ from collections.abc import Hashable, Iterable, Iterator
 from math import inf
 from typing import cast
 
-from policies.errors import wrong_answer
+from policies.errors import is_one_of, wrong_answer
 from policies.eviction.names import POLICIES
 from policies.eviction.protocol import EvictionPolicy
+from policies.parameters import checked_count
 
 METHODS = ("bind", "on_miss", "on_insert", "on_access", "on_repeat", "on_remove", "victim")
 
@@ -19,11 +20,10 @@ def replay(policy: str | EvictionPolicy, capacity: int, references: Iterable[Has
     of the reference, in ns. Nobody waits. The future is known, to `belady` and to whoever asks
     `next_use_ns`.
 
-    Raises ValueError for an unknown name, an object that is no policy, or a capacity below 1, and PolicyError
-    where the policy gives up a key that is not in the tier.
+    Raises ValueError for an unknown name, an object that is no policy, or a capacity that is no whole number
+    of 1 or more, and PolicyError where the policy gives up a key that is not in the tier.
     """
-    if capacity < 1:
-        raise ValueError(f"capacity={capacity!r}: must be at least 1")
+    checked_count("capacity", capacity)
     chosen = _policy(policy)
     tier = _References(capacity, cast("list[str]", list(references)))
     chosen.bind(tier)
@@ -63,7 +63,7 @@ def _victim(policy: EvictionPolicy, requested: str, contents: dict[str, None]) -
     victim = policy.victim((requested,))
     if victim == requested:
         raise wrong_answer(policy, victim, "which was just requested", contents)
-    if not isinstance(victim, Hashable) or victim not in contents:
+    if not is_one_of(victim, contents):
         raise wrong_answer(policy, victim, "which is not in the tier", contents)
     return victim
 

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator
 
 from policies.eviction.protocol import TierView
+from policies.parameters import checked, checked_count
 
 MOST_ROUNDS = 3
 """Times that one key is reinserted into the main queue, at most: its uses are counted in two bits."""
@@ -32,15 +33,11 @@ class S3Fifo:
         ghost_size_ratio: float = 0.90,
         move_to_main_threshold: int = 2,
     ) -> None:
-        if not 0 < small_size_ratio < 1:
-            raise ValueError(f"small_size_ratio={small_size_ratio}: must be between 0 and 1")
-        if ghost_size_ratio < 0:
-            raise ValueError(f"ghost_size_ratio={ghost_size_ratio}: must be at least 0")
-        if move_to_main_threshold < 0:
-            raise ValueError(f"move_to_main_threshold={move_to_main_threshold}: must be at least 0")
-        self._small_size_ratio = small_size_ratio
-        self._ghost_size_ratio = ghost_size_ratio
-        self._move_to_main_threshold = move_to_main_threshold
+        self._small_size_ratio = checked("small_size_ratio", small_size_ratio, above=0, below=1)
+        self._ghost_size_ratio = checked("ghost_size_ratio", ghost_size_ratio, at_least=0)
+        self._move_to_main_threshold = checked_count(
+            "move_to_main_threshold", move_to_main_threshold, at_least=0
+        )
         # Oldest first.
         self._small: OrderedDict[str, None] = OrderedDict()
         self._main: OrderedDict[str, None] = OrderedDict()

@@ -8,8 +8,7 @@ Management", 1984.
 from collections.abc import Collection
 
 from policies.eviction.key_order import KeyOrder
-
-NS_PER_S = 1_000_000_000
+from policies.parameters import duration_ns
 
 
 class WorkingSet(KeyOrder):
@@ -20,14 +19,12 @@ class WorkingSet(KeyOrder):
 
     `window_s`: seconds of the tier's clock; in `replay`, where the clock is the index, 1e-9 a reference.
 
-    Raises ValueError where `window_s` is not positive.
+    Raises ValueError where `window_s` is no positive number.
     """
 
     def __init__(self, window_s: float = 10.0) -> None:
         super().__init__()
-        if not window_s > 0:
-            raise ValueError(f"window_s={window_s}: must be greater than 0")
-        self._window_ns = round(window_s * NS_PER_S)
+        self._window_ns = duration_ns("window_s", window_s, positive=True)
         # In order of entry.
         self._last_use_ns: dict[str, int] = {}
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from hashlib import blake2b
 
+from policies.parameters import checked
 from policies.routing.least_loaded import LeastLoaded, load
 from policies.routing.protocol import ReplicaView, RoutedRequest
 
@@ -14,7 +15,7 @@ class AdapterAffinity:
     """
 
     def __init__(self, max_lead: int = 16) -> None:
-        self._max_lead = max_lead
+        self._max_lead = checked("max_lead", max_lead, at_least=0)
         self._least_loaded = LeastLoaded()
         self._homes: dict[tuple[str, int], int] = {}
 

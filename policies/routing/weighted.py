@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from random import Random
 
+from policies.parameters import checked, checked_count
 from policies.routing.protocol import ReplicaView, RoutedRequest
 
 
@@ -14,12 +15,10 @@ class Weighted:
     """
 
     def __init__(self, weights: Sequence[float], seed: int = 0) -> None:
-        if not weights or min(weights) < 0 or not any(weights):
-            raise ValueError(
-                f"weights={list(weights)}: expected one for each replica, none below 0, one above"
-            )
+        if not _are_weights(weights):
+            raise ValueError(f"weights={weights!r}: expected one for each replica, none below 0, one above")
         self._weights = list(weights)
-        self._random = Random(seed)
+        self._random = Random(checked_count("seed", seed, at_least=0))
 
     def route(self, request: RoutedRequest, replicas: Sequence[ReplicaView]) -> int:
         """Return the replica that is drawn."""
@@ -28,3 +27,12 @@ class Weighted:
         if not any(weights):
             weights = [1.0] * len(replicas)
         return self._random.choices(range(len(replicas)), weights)[0]
+
+
+def _are_weights(weights: object) -> bool:
+    if isinstance(weights, str) or not isinstance(weights, Sequence):
+        return False
+    try:
+        return sum(checked("weight", weight, at_least=0) for weight in weights) > 0
+    except ValueError:
+        return False

@@ -64,6 +64,7 @@ def measured_section(points: Mapping[str, Sequence[Measured]]) -> Section:
         head += [f"{traffic}: tokens/s", "simulated", "p50 TTFT"]
     notes = [
         "30 s from empty caches, max_cpu_loras 256, 64 requests at a time, on an H100 "
-        "(reports/published/h100). Simulated here: the same 30 s, with the host's speed in the other replays of that engine."
+        "(reports/published/h100). Simulated here: the same 30 s, with the host's speed in the other replays "
+        "of that engine."
     ]
     return Section("Measured on our GPU", head, rows, notes)

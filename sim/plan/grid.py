@@ -9,6 +9,7 @@ from hydra import compose
 
 from sim.config import run_values
 from sim.errors import UserError
+from sim.fields import require_processes
 
 _POLICIES = ("admission", "eviction", "prefetch", "routing")
 _OF_THE_PLAN = ("slo", "search", "prices")
@@ -29,6 +30,16 @@ class SearchConfig:
         for name in ("max_loras", "max_cpu_loras", "policies", "seeds"):
             if not getattr(self, name):
                 raise UserError(f"search.{name}=[]: expected one value at least")
+        require_processes("search.processes", self.processes)
+        for number, max_loras in enumerate(self.max_loras):
+            if max_loras < 1:
+                raise UserError(f"search.max_loras[{number}]={max_loras}: must be greater than 0")
+        for number, max_cpu_loras in enumerate(self.max_cpu_loras):
+            if max_cpu_loras is not None and max_cpu_loras < 1:
+                raise UserError(f"search.max_cpu_loras[{number}]={max_cpu_loras}: must be greater than 0")
+        for number, seed in enumerate(self.seeds):
+            if seed < 0:
+                raise UserError(f"search.seeds[{number}]={seed}: must not be negative")
         if self.max_replicas < 1:
             raise UserError(f"search.max_replicas={self.max_replicas}: must be greater than 0")
         for number, policies in enumerate(self.policies):

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from sim.errors import DoesNotFit
 from sim.plan.grid import SearchConfig, Setting
 from sim.plan.targets import Target
+from sim.sweep.workers import shield_workers
 
 
 @dataclass
@@ -49,6 +50,7 @@ def try_all(
     """Simulate each setting with each seed, in processes, and return a trial for each setting."""
     bar.total = (bar.total or 0) + len(settings) * len(search.seeds)
     bar.set_postfix(replicas=replicas, refresh=False)
+    shield_workers()
     trials = [Trial(setting, replicas) for setting in settings]
     work = [(number, seed) for number in range(len(settings)) for seed in search.seeds]
     run = delayed(_outcome)

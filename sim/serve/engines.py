@@ -6,7 +6,7 @@ from simpy import Environment
 
 from sim.engine import Observer, Place, Turn
 from sim.policy.objects import policy
-from sim.replica import Observe, Replica, Shared
+from sim.replica import Observe, Replica, Shared, naming_the_step
 from sim.router import Router
 from sim.serve.config import ServeConfig
 
@@ -18,7 +18,8 @@ def make_replicas(env: Environment, config: ServeConfig, observers: Sequence[Obs
     def told(observer: Observer) -> Observe:
         return lambda slots: observer
 
-    return [Replica(shared, Place(rank, turn), told(observer)) for rank, observer in enumerate(observers)]
+    with naming_the_step(env, ()):
+        return [Replica(shared, Place(rank, turn), told(observer)) for rank, observer in enumerate(observers)]
 
 
 def make_router(config: ServeConfig, replicas: Sequence[Replica]) -> Router:

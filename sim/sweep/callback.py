@@ -9,17 +9,18 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
 from sim.cli import at_end
 from sim.errors import UserError
-from sim.fields import plain_values
+from sim.fields import as_mapping, build, plain_values
+from sim.sweep.grid import number_of_jobs
 from sim.sweep.objective import Objective
-from sim.sweep.rows import SWEEP_FILE, JobRow, are_expected, clear_rows, take_rows, write_csv
+from sim.sweep.options import SweepConfig
+from sim.sweep.rows import SWEEP_FILE, JobRow, are_expected, clear_rows, expect_rows, take_rows, write_csv
 from sim.sweep.runs import load_runs
+from sim.sweep.workers import shield_workers
 from sim.tables import aligned, cell
 
 if TYPE_CHECKING:
@@ -44,13 +45,16 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Begin to follow; the ``sweep.csv`` of an earlier sweep in the same folder goes."""
         _check_each_override_once()
+        shield_workers()
+        build(SweepConfig, as_mapping(plain_values(config.sweep), "sweep"), "sweep")
         self.objective = Objective.from_mapping(plain_values(config.objective))
+        self.objective.check_metric()
         self.objective.check_direction(config.hydra.sweeper)
         sweep_dir = Path(config.hydra.sweep.dir)
         (sweep_dir / SWEEP_FILE).unlink(missing_ok=True)
         clear_rows(sweep_dir)
         _make_absolute(config, sweep_dir)
-        self.follower = Follower(sweep_dir, _number_of_jobs(config))
+        self.follower = Follower(sweep_dir, number_of_jobs(config))
         at_end(self.follower.close)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -76,6 +80,9 @@ def _check_each_override_once() -> None:
                 few.append(job)
                 seen.update(job)
         check_all(sweeper, few)
+        if sweeper.config is not None:
+            # Who waits sees a bar while the processes start, which takes longer than many a run.
+            expect_rows(Path(sweeper.config.hydra.sweep.dir))
 
     if check_all.__module__ != __name__:
         setattr(BasicSweeper, "validate_batch_is_legal", check_few)  # noqa: B010
@@ -84,7 +91,7 @@ def _check_each_override_once() -> None:
 class Follower:
     """Collects the rows of jobs as they are put, in a thread: progress bar, ``sweep.csv`` so far.
 
-    The bar appears when the first job begins, once Hydra has found every job of the sweep valid.
+    The bar appears once Hydra has found every job of the sweep valid, or else when the first job begins.
     """
 
     def __init__(self, sweep_dir: Path, num_jobs: int) -> None:
@@ -144,7 +151,7 @@ class Follower:
                 waited_s = 0.0
 
     def _take(self) -> None:
-        num_known = len(self.rows)
+        num_shown = -1 if self._bar is None else len(self.rows)
         self.rows = take_rows(self.sweep_dir, self.rows)
         if self._bar is None and are_expected(self.sweep_dir):
             # Here, so that a single run, for which Hydra makes the callback too, need not import it.
@@ -158,7 +165,7 @@ class Follower:
         if self._bar is not None:
             self._bar.initial = sum(row.resumed for row in self.rows.values())
             self._bar.n = len(self.rows)
-            if sys.stderr.isatty() or len(self.rows) != num_known:
+            if sys.stderr.isatty() or len(self.rows) != num_shown:
                 self._bar.refresh()
 
     def _write(self) -> None:
@@ -223,14 +230,3 @@ def _make_absolute(config: DictConfig, sweep_dir: Path) -> None:
         config.hydra.sweep.dir = path
         # Jobs compose their configuration anew, from these.
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
-
-
-def _number_of_jobs(config: DictConfig) -> int:
-    """Return the sweeper's own number of trials, or count the jobs as Hydra's sweeper does."""
-    if "n_trials" in config.hydra.sweeper:
-        return int(config.hydra.sweeper.n_trials)
-    params = config.hydra.sweeper.get("params") or {}
-    words = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    overrides = parser.parse_overrides(words)
-    return len(BasicSweeper.split_arguments(overrides, None)[0])

@@ -1,12 +1,13 @@
 """Whether a result that lies in a folder is still what its configuration would give, by the rule of make."""
 
 import importlib.util
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sim.errors import UserError
-from sim.results import SUMMARY_FILE, read_summary, to_json
+from sim.results import SUMMARY_FILE, read_summary
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,9 +23,14 @@ def up_to_date(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None
         summary, made_at = read_summary(file), file.stat().st_mtime
     except (UserError, OSError):
         return None
-    if summary.get("status") != "ok" or to_json(summary.get("config") or {}) != to_json(config):
+    if summary.get("status") != "ok" or not _are_same(summary.get("config"), config):
         return None
     return None if any(source.stat().st_mtime > made_at for source in _sources(config)) else summary
+
+
+def _are_same(written: object, config: Mapping[str, Any]) -> bool:
+    """Say whether a configuration is what was ``written`` as JSON."""
+    return json.dumps(written) == json.dumps(config)
 
 
 def _sources(config: Mapping[str, Any]) -> Iterator[Path]:

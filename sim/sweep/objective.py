@@ -31,6 +31,15 @@ class Objective:
             accepted = ", ".join(DIRECTIONS)
             raise UserError(f"objective.direction={self.direction!r}: expected one of {accepted}")
 
+    def check_metric(self) -> None:
+        """Raise UserError for what is no metric of a run."""
+        # Here and not above: a sweep's processes need no names, which are known to the simulator alone.
+        from sim.sweep.metric_names import metric_names  # noqa: PLC0415
+
+        accepted = metric_names()
+        if self.metric not in accepted:
+            raise UserError(f"objective.metric={self.metric!r}: expected one of {', '.join(accepted)}")
+
     def check_direction(self, sweeper: Mapping[str, Any]) -> None:
         """Raise UserError for a Hydra sweeper that would search the worst."""
         direction = sweeper.get("direction", self.direction)

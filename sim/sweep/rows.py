@@ -43,18 +43,18 @@ def sweep_row(columns: Mapping[str, Any], summary: Mapping[str, Any], path: str)
         **columns,
         "status": summary["status"],
         "message": summary["message"],
-        **dict(_scalars(metrics, "")),
+        **dict(scalars(metrics)),
         "path": path,
     }
 
 
 def expect_rows(sweep_dir: Path) -> None:
-    """Say that a first job has begun."""
+    """Say that jobs are about to begin."""
     (sweep_dir / ROWS_FOLDER).mkdir(parents=True, exist_ok=True)
 
 
 def are_expected(sweep_dir: Path) -> bool:
-    """Say whether a job has begun."""
+    """Say whether `expect_rows` was called."""
     return (sweep_dir / ROWS_FOLDER).exists()
 
 
@@ -95,9 +95,10 @@ def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row))
 
 
-def _scalars(group: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def scalars(group: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the numbers of a group of metrics, and of the groups in it, with their names in ``sweep.csv``."""
     for key, value in group.items():
         if isinstance(value, Mapping):
-            yield from _scalars(value, f"{prefix}{key}.")
+            yield from scalars(value, f"{prefix}{key}.")
         elif value is None or isinstance(value, int | float):
             yield f"{prefix}{key}", value

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policies.eviction import POLICIES, EvictionPolicy, replay
+from tests.policies.parameter_conformance import assert_refuses_bad_parameters
 
 KEYS = "abcdefgh"
 STEP_NS = 30_000_000
@@ -187,6 +188,9 @@ class EvictionConformance:
         for key in "efghea":
             tier.step([key])
         assert not {"a", "c"} & set(tier.victims[:2])
+
+    def test_what_is_no_value_for_a_parameter_is_refused_by_name(self) -> None:
+        assert_refuses_bad_parameters(type(self.make()))
 
     @inherited
     @given(st.integers(1, 6), st.lists(keys, max_size=60))

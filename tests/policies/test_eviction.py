@@ -168,9 +168,12 @@ class TestS3Fifo(EvictionConformance):
     @pytest.mark.parametrize(
         ("parameters", "message"),
         [
-            ({"small_size_ratio": 0}, "small_size_ratio=0: must be between 0 and 1"),
-            ({"ghost_size_ratio": -1}, "ghost_size_ratio=-1: must be at least 0"),
-            ({"move_to_main_threshold": -1}, "move_to_main_threshold=-1: must be at least 0"),
+            ({"small_size_ratio": 0}, "small_size_ratio=0: expected a number above 0 and below 1"),
+            ({"ghost_size_ratio": -1}, "ghost_size_ratio=-1: expected a number at least 0"),
+            (
+                {"move_to_main_threshold": -1},
+                "move_to_main_threshold=-1: expected a whole number of 0 or more",
+            ),
         ],
     )
     def test_impossible_parameters_are_named(self, parameters: dict[str, Any], message: str) -> None:
@@ -213,7 +216,7 @@ class TestChameleon(EvictionConformance):
         assert victims(Chameleon(), 3, steps, size_bytes=lambda _, key: sizes.get(key, 1)) == "b"
 
     def test_a_negative_weight_is_named(self) -> None:
-        with pytest.raises(ValueError, match=r"^recency_weight=-0.1: must be at least 0$"):
+        with pytest.raises(ValueError, match=r"^recency_weight=-0.1: expected a number at least 0$"):
             Chameleon(recency_weight=-0.1)
 
 
@@ -243,7 +246,7 @@ class TestWorkingSet(EvictionConformance):
         assert not any(replay("lru", 32, loop))
 
     def test_a_window_of_nothing_is_named(self) -> None:
-        with pytest.raises(ValueError, match=r"^window_s=0: must be greater than 0$"):
+        with pytest.raises(ValueError, match=r"^window_s=0: expected a number above 0$"):
             WorkingSet(window_s=0)
 
 

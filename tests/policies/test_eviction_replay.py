@@ -97,8 +97,11 @@ def test_an_error_does_not_list_thousands() -> None:
             3,
             "policy='lruu': expected one of arc, belady, chameleon, fifo, gdsf, lfu, lru, queue_aware",
         ),
-        ("lru", 0, "capacity=0: must be at least 1"),
-        ("lru", -2, "capacity=-2: must be at least 1"),
+        ("lru", 0, "capacity=0: expected a whole number of 1 or more"),
+        ("lru", -2, "capacity=-2: expected a whole number of 1 or more"),
+        ("lru", 1.5, "capacity=1.5: expected a whole number of 1 or more"),
+        ("lru", True, "capacity=True: expected a whole number of 1 or more"),
+        ("lru", float("nan"), "capacity=nan: expected a whole number of 1 or more"),
         (
             Lru,
             3,
@@ -108,7 +111,7 @@ def test_an_error_does_not_list_thousands() -> None:
         (3, 3, "policy=3: has no bind, on_miss"),
     ],
 )
-def test_what_cannot_be_replayed_is_named(policy: Any, capacity: int, message: str) -> None:
+def test_what_cannot_be_replayed_is_named(policy: Any, capacity: Any, message: str) -> None:
     with pytest.raises(ValueError) as raised:
         replay(policy, capacity, "abc")
     assert message in str(raised.value)

@@ -14,6 +14,7 @@ import policies.prefetch
 from policies.prefetch import LookaheadPrefetch, NoPrefetch, PopularPrefetch, PrefetchPolicy, QueuePrefetch
 from sim.request import Request
 from tests.policies.engine_double import EngineDouble, S
+from tests.policies.parameter_conformance import assert_refuses_bad_parameters
 
 NAMES = sorted(file.name.removesuffix(".yaml") for file in files("conf.prefetch").iterdir())
 
@@ -177,6 +178,11 @@ def test_what_waits_is_wanted_once_and_nothing_changes_before_next_change_ns(nam
         assert later.wanted(time_ns + round(when * (end_ns - time_ns))) == wanted
 
     check()
+
+
+@pytest.mark.parametrize("make", [LookaheadPrefetch, NoPrefetch, PopularPrefetch, QueuePrefetch])
+def test_what_is_no_value_for_a_parameter_is_refused_by_name(make: Any) -> None:
+    assert_refuses_bad_parameters(make)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,17 @@ BAD_ARGUMENTS = {
     ),
     "negative exponent": (["workload.popularity.exponent=-1"], "workload.popularity.exponent=-1"),
     "unknown popularity": (["workload.popularity.kind=nonsense"], "nonsense"),
+    "weight that is no number": (
+        ["eviction=chameleon", "eviction.size_weight=nan"],
+        "eviction.size_weight=nan: expected a finite number",
+    ),
+    "infinite hold": (["+admission.odd={a:[1,{b:inf}]}"], "admission.odd.a.b=inf: expected a finite number"),
+    "unknown objective": (
+        ["objective.metric=foo"],
+        "objective.metric='foo': expected one of duration_s, request_throughput, request_goodput",
+    ),
+    "resume that is no answer": (["sweep.resume=7"], "sweep.resume=7: expected bool"),
+    "no processes": (["sweep.processes=0"], "sweep.processes=0: expected 1 or more, or -1 for as many as"),
     "negative seed": (["seed=-1"], "seed=-1"),
     "warm-up longer than the run": (["warmup_s=1000"], "warmup_s=1000"),
     "no end": (["workload.duration_s=null"], "workload.duration_s"),
@@ -126,6 +137,38 @@ def test_bad_trace(
     (tmp_path / "T.jsonl").write_bytes(content)
     words = ["workload=trace", "workload.path=T.jsonl", "profile=constant"]
     assert named in refused(monkeypatch, capsys, tmp_path, words)
+
+
+BAD_SWEEPS = {
+    "no values": (["seed=range(0)"], "seed=range(0): has no value; expected one at least"),
+    "no values beside some": (["seed=0,1", "replicas=range(3,1)"], "replicas=range(3,1): has no value"),
+    "no processes": (["sweep.processes=0", "seed=0,1"], "sweep.processes=0: expected 1 or more, or -1"),
+    "resume that is no answer": (["sweep.resume=7", "seed=0,1"], "sweep.resume=7: expected bool"),
+    "unknown objective": (["objective.metric=foo", "seed=0,1"], "objective.metric='foo': expected one of "),
+    "objectives": (
+        ["objective.direction=up,maximize"],
+        "objective.direction=up,maximize: is no part of a run; expected one value for a sweep",
+    ),
+    "no trials": (
+        ["hydra/sweeper=tune", "hydra.sweeper.n_trials=0", "seed=choice(0,1)"],
+        "hydra.sweeper.n_trials=0: must be greater than 0",
+    ),
+    "no trials at a time": (
+        ["hydra/sweeper=tune", "hydra.sweeper.n_jobs=0", "seed=choice(0,1)"],
+        "hydra.sweeper.n_jobs=0: expected 1 or more",
+    ),
+}
+
+
+@pytest.mark.parametrize(("words", "named"), BAD_SWEEPS.values(), ids=BAD_SWEEPS)
+def test_bad_sweep_is_refused_before_its_first_run(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    words: list[str],
+    named: str,
+) -> None:
+    assert named in refused(monkeypatch, capsys, tmp_path, ["-m", "profile=constant", *words])
 
 
 def test_bad_choice_in_a_sweep_is_refused_before_its_first_run(

@@ -158,21 +158,21 @@ def test_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_a_bug_in_a_sweep_is_a_row_and_keeps_its_traceback(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = simulation.run
+    simulate = simulation.simulate
 
-    def broken(values: Any, out_dir: Path) -> Any:
+    def broken(values: Any) -> Any:
         if values["seed"] == 1:
             raise KeyError("a bug")
-        return run(values, out_dir)
+        return simulate(values)
 
-    monkeypatch.setattr("sim.simulation.run", broken)
+    monkeypatch.setattr("sim.simulation.simulate", broken)
     lorasim(monkeypatch, tmp_path, "-m", *QUICK, ONE_BY_ONE, "seed=0,1,2", "hydra.sweep.dir=out")
     rows = read_csv(tmp_path / "out" / "sweep.csv")
     assert [row["status"] for row in rows] == ["ok", "error", "ok"]
     assert rows[1]["message"] == "KeyError: 'a bug' (see traceback.txt)"
     assert "in broken" in (tmp_path / "out" / "1" / "traceback.txt").read_text()
     assert "warning: 1 of 3 runs failed" in capsys.readouterr().err
-    monkeypatch.setattr("sim.simulation.run", run)
+    monkeypatch.setattr("sim.simulation.simulate", simulate)
     lorasim(monkeypatch, tmp_path, "-m", *QUICK, ONE_BY_ONE, "seed=0,1,2", "hydra.sweep.dir=out")
     assert {row["status"] for row in read_csv(tmp_path / "out" / "sweep.csv")} == {"ok"}
     assert not (tmp_path / "out" / "1" / "traceback.txt").exists()
@@ -188,6 +188,42 @@ def test_a_sweep_without_any_success_is_none(
     (file,) = tmp_path.rglob("sweep.csv")
     assert [row["status"] for row in read_csv(file)] == ["error", "error"]
     assert "no run succeeded; the first: engine.max_cpu_loras=64" in capsys.readouterr().err
+
+
+def test_a_job_that_is_refused_is_a_row_of_its_sweep(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A number that is none, which JSON does not have either, and a file that is not there."""
+    words = [*QUICK, ONE_BY_ONE, "hydra.sweep.dir=out", "eviction=chameleon"]
+    words += ["eviction.size_weight=nan,-inf,-1,0.4", "eviction.recency_weight=0.1"]
+    lorasim(monkeypatch, tmp_path, "-m", *words)
+    rows = read_csv(tmp_path / "out/sweep.csv")
+    assert [row["status"] for row in rows] == ["error", "error", "error", "ok"]
+    assert [row["message"] for row in rows] == [
+        "eviction.size_weight=nan: expected a finite number",
+        "eviction.size_weight=-inf: expected a finite number",
+        "eviction: policies.eviction.Chameleon: size_weight=-1: expected a number at least 0",
+        "",
+    ]
+    assert (
+        json.loads((tmp_path / "out/0/summary.json").read_text())["config"]["eviction"]["size_weight"]
+        == "nan"
+    )
+    assert not list(tmp_path.rglob("traceback.txt"))
+    assert "warning: 3 of 4 runs failed" in capsys.readouterr().err
+    lorasim(monkeypatch, tmp_path, "-m", *words)
+    assert "1 of 4 runs were there already" in capsys.readouterr().err
+
+
+def test_a_trace_that_is_not_there_is_a_row_of_its_sweep(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "T.jsonl").write_text('{"timestamp": 0, "input_length": 5, "output_length": 5}\n')
+    words = ["workload=trace", "workload.path=T.jsonl,nonsense.jsonl", "profile=constant", ONE_BY_ONE]
+    lorasim(monkeypatch, tmp_path, "-m", *words, "hydra.sweep.dir=out")
+    rows = read_csv(tmp_path / "out/sweep.csv")
+    assert [row["message"] for row in rows] == ["", "nonsense.jsonl: No such file or directory"]
+    assert [row["status"] for row in rows] == ["ok", "error"]
 
 
 def test_write_csv_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:

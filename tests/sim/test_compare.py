@@ -186,8 +186,11 @@ def test_command_prints_and_writes(
     ("words", "named"),
     [
         ([], "no result folder"),
-        (["nonsense"], "nonsense: no summary.json and no sweep.csv"),
-        (["a", "b", "c"], "'c'"),
+        (
+            ["nonsense"],
+            "nonsense: no summary.json and no sweep.csv in it; expected a result",
+        ),
+        (["a", "b", "c"], "'c': a third folder; expected at most two: lorasim-compare A [B]; given: a b c"),
         (["a", "a", "metrics=[nonsense]"], "nonsense, which no pair"),
         (["a", "metric=[x]"], "metric"),
         (["a"], "one setting alone"),

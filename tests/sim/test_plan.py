@@ -269,6 +269,10 @@ def test_plain_vllm_needs_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
             "Could not find 'admission/nonsense'; accepted: ",
         ),
         (["slo.ttft_p99_ms=9", "search.max_replicas=0"], "search.max_replicas=0"),
+        (["slo.ttft_p99_ms=9", "search.processes=0"], "search.processes=0: expected 1 or more, or -1"),
+        (["slo.ttft_p99_ms=9", "search.max_loras=[8,0]"], "search.max_loras[1]=0: must be greater than 0"),
+        (["slo.ttft_p99_ms=9", "search.max_cpu_loras=[-1]"], "search.max_cpu_loras[0]=-1: must be greater"),
+        (["slo.ttft_p99_ms=9", "search.seeds=[-1]"], "search.seeds[0]=-1: must not be negative"),
         (["slo.ttft_p99_ms=9", "workload.request_rate=-1"], "workload.request_rate=-1"),
     ],
 )

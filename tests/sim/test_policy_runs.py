@@ -153,11 +153,13 @@ def test_a_policy_derived_from_lru_keeps_the_host_cache_beside_a_loader_too() ->
 
 
 def test_an_adapter_that_the_loader_took_away_is_activated_again(tmp_path: Path) -> None:
-    """`a` is asked for twice; between, it leaves the host cache, and no step has another adapter."""
+    """`a` is asked for twice; between, it leaves the host cache, and no step has another adapter. `b`, for
+    which the loader looks meanwhile, is asked for in the end.
+    """
     path = tmp_path / "trace.jsonl"
     lines = [
         {"timestamp": 5000 * number, "request_id": str(number), "adapter": name} | LENGTHS
-        for number, name in enumerate("aa")
+        for number, name in enumerate("aab")
     ]
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     wanted = {"_target_": f"{__name__}.WantsAnother"}
@@ -171,7 +173,7 @@ def test_an_adapter_that_the_loader_took_away_is_activated_again(tmp_path: Path)
     summary = simulate(
         config(workload, SMALL | {"max_loras": 1, "max_cpu_loras": 1}, prefetch=wanted)
     ).summary
-    assert summary["counts"]["completed"] == summary["adapter_activations"] == 2
+    assert summary["counts"]["completed"] == summary["adapter_activations"] == 3
 
 
 class WantsAnother(QueuePrefetch):

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from policies.routing import AdapterAffinity, LeastLoaded, RoundRobin
+from policies.routing import AdapterAffinity, LeastLoaded, RoundRobin, Weighted
 from sim import results
 from sim.errors import UserError
 from sim.request import Request
 from sim.simulation import run, simulate
+from tests.policies.parameter_conformance import assert_refuses_bad_parameters
 from tests.sim.test_simulation import CLOSED, OPEN, config
 
 
@@ -31,6 +32,15 @@ def request(adapter: str | None = "x") -> Request:
 
 def routing(name: str) -> dict[str, Any]:
     return {"_target_": f"policies.routing.{name}"}
+
+
+@pytest.mark.parametrize("make", [AdapterAffinity, LeastLoaded, RoundRobin])
+def test_what_is_no_value_for_a_parameter_is_refused_by_name(make: Any) -> None:
+    assert_refuses_bad_parameters(make)
+
+
+def test_bad_weights_are_refused_by_name() -> None:
+    assert_refuses_bad_parameters(Weighted, weights=[1, 1])
 
 
 def test_round_robin_takes_turns() -> None:
@@ -146,7 +156,8 @@ class Astray:
 def test_a_policy_that_answers_nonsense_is_named(answer: Any) -> None:
     bad = {"_target_": "test_router.Astray", "answer": answer}
     with pytest.raises(
-        UserError, match=r"routing: Astray sent request-000000 to replica .*; expected 0 to 1"
+        UserError,
+        match=r"routing policy Astray: sent request-000000 to replica .*; expected 0 to 1 \(step 0, 0, ",
     ):
         simulate(config(OPEN, replicas=2, routing=bad))
 

@@ -101,6 +101,29 @@ def test_an_interrupted_sweep_has_the_rows_so_far_and_goes_on(tmp_path: Path) ->
     assert "3/3" in done.stderr
 
 
+def test_ctrl_c_while_the_processes_start_is_one_line(tmp_path: Path) -> None:
+    """The bar is there before the first job, and the terminal's signal goes to all processes at once."""
+    words = ["-m", "profile=constant", "hydra.sweep.dir=out", "sweep.processes=2", "seed=0,1"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "sim", *words, "workload.duration_s=1e6"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert run.stderr is not None
+    errors = b""
+    while b"0/2" not in errors:
+        read = run.stderr.read1()  # type: ignore[attr-defined]
+        assert read, errors
+        errors += read
+    time.sleep(0.5)
+    os.killpg(run.pid, signal.SIGINT)
+    errors += run.communicate(timeout=60)[1]
+    assert run.returncode in (130, -signal.SIGINT)
+    assert b"lorasim: interrupted\n" in errors
+    assert b"Traceback" not in errors
+
+
 def test_rows_come_in_the_order_of_the_jobs(tmp_path: Path) -> None:
     summary: dict[str, Any] = {"profile": {"outside_range": ["far"]}}
     for number in (2, 0, 10):
