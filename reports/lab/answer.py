@@ -218,6 +218,14 @@ def _lab_warnings(lab: Lab) -> list[str]:
         f"{', '.join(seeds)}."
         for traffic, seeds in lab.left_out.items()
     ]
+    most = max(case.num_tried for case in lab.cases.values())
+    once = {case.policy: case.tuned for case in lab.cases.values() if case.num_tried == 1 < most}
+    if once:
+        where = listed(sorted(set(once.values())))
+        found.append(
+            f"{len(once)} of {len(lab.policies)} policies were tried at {where} alone, "
+            f"the others at up to {most} settings of the engine: they might do better elsewhere."
+        )
     if any(len(seeds) < 2 for seeds in lab.seeds.values()):
         found.append("Some policies ran with one seed alone: what they differ by has no interval.")
     ranges = dict.fromkeys(

@@ -33,6 +33,8 @@ class Case:
     """The engine settings that serve it best, of those that were tried; empty where none varies."""
     runs: Mapping[str, Run]
     """By seed."""
+    num_tried: int = 1
+    """How many engine settings it is the best of."""
 
     @property
     def serve_command(self) -> str:
@@ -350,7 +352,9 @@ def _cases(runs: Sequence[Run], names: _Names, objective: str) -> dict[tuple[str
         tuned.setdefault(names.engine(run), {})[_seed(run)] = run
     cases = {}
     for (traffic, policy), tunings in found.items():
-        best = best_of([Case(policy, traffic, tuned, seeds) for tuned, seeds in tunings.items()], objective)
+        best = best_of(
+            [Case(policy, traffic, tuned, seeds, len(tunings)) for tuned, seeds in tunings.items()], objective
+        )
         if best is not None:
             cases[traffic, policy] = best
     return cases

@@ -143,6 +143,10 @@ def test_every_policy_stands_at_its_own_best_engine_settings(tmp_path: Path) -> 
     assert [lab.cases["zipf", policy].tuned for policy in best] == ["max_loras 8", "max_loras 16"]
     assert {lab.cases["zipf", policy].mean("request_goodput") for policy in best} == {6.0}
     assert headline(lab) == "No policy is shown to beat fcfs_skip"
+    assert warnings(lab) == []
+    rows = [row for row in rows if (row["admission"], row["engine.max_loras"]) != ("mine", 8)]
+    (said,) = warnings(load_lab(write_runs(tmp_path / "fewer", rows, goodput)))
+    assert said.startswith("1 of 2 policies were tried at max_loras 16 alone, the others at up to 2 settings")
 
 
 def test_a_difference_that_may_be_chance_is_no_win(tmp_path: Path) -> None:
