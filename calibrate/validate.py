@@ -68,11 +68,18 @@ def simulated(
         "workload": meta["play"]["workload"],
         "seed": meta["play"]["seed"],
         "profile": {**profile, "host_scale": scale},
+        "loader": loader_of(meta, config),
         **{key: config[key] for key in ("admission", "eviction")},
         **policies(meta["play"].get("policy"), engine),
     }
     summary = simulate(settings).summary
     return {name: np.nan if summary[name] is None else summary[name] for name in QUANTITIES}
+
+
+def loader_of(meta: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Return what the bridge's loader took at a time in this play."""
+    jobs = config["loader"]["jobs"]
+    return {"jobs": jobs["plays"].get(meta["play"].get("name"), jobs["default"])}
 
 
 def engine_settings(meta: dict[str, Any]) -> dict[str, Any]:

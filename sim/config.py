@@ -232,15 +232,17 @@ class LoaderConfig:
     """``loader``: what loading beside the engine's work costs, where there is a prefetch policy.
 
     ``load_factor``: a load takes so many times as long as on the engine's own thread. ``host_factor``:
-    meanwhile so do the host's phases of every step that is launched, and the activations. Both are measured,
-    and rounded up: `reports.lab` has the table (overlap=).
+    meanwhile so do the host's phases of every step that is launched, and the activations; both are measured,
+    and rounded up: `reports.lab` has the table (overlap=). ``jobs``: loads that it is given ahead, between
+    two steps, as calibrate.bridge does it; null: it helps itself at any time.
     """
 
     load_factor: float = 1.0
     host_factor: float = 1.1
+    jobs: int | None = None
 
     def __post_init__(self) -> None:
-        require_positive("loader", self, "load_factor", "host_factor")
+        require_positive("loader", self, "load_factor", "host_factor", "jobs")
 
 
 SLOTS = "slots"

@@ -205,8 +205,10 @@ class Engine:
 
     def _schedule_and_launch(self, now_ns: int) -> None:
         """Do what the host thread does from here on without waiting; it is free at this instant."""
-        under_way, schedule = self._under_way, self.scheduler.schedule
+        under_way, schedule, loader = self._under_way, self.scheduler.schedule, self.loader
         while True:
+            if loader is not None and loader.is_due:
+                loader.give()
             plan = schedule()
             if plan.admitted or plan.preempted:
                 self._note_moves(plan, now_ns)

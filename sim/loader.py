@@ -1,6 +1,6 @@
 """The loader: brings adapters to the host cache beside the engine's work, as a prefetch policy wants."""
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
@@ -39,8 +39,12 @@ class Loader:
     on_events: Callable[[list[AdapterEvent]], None] = field(default=_nobody)
     """Told of loads and evictions."""
     num_held: int = field(default=0, init=False)
+    is_due: bool = field(default=False, init=False)
+    """Whether `give` is to be called between two steps."""
     _held: defaultdict[str, list[Request]] = field(default_factory=lambda: defaultdict(list), init=False)
     _loading: str | None = field(default=None, init=False)
+    _given: deque[str] = field(default_factory=deque, init=False)
+    """Loads that follow the one that is under way."""
     _alarm: Event | None = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
 
@@ -85,17 +89,42 @@ class Loader:
         self._stopped = True
 
     def look(self) -> None:
-        """Begin the next load, if there is one to do and room for it."""
-        if self._loading is not None or self._stopped:
+        """Begin the next load, if there is one to do and room for it; or have it given between two steps."""
+        if self._stopped:
+            return
+        if self.config.jobs is not None:
+            self.is_due = True
+            self.on_change()
+        elif self._loading is None:
+            self.give()
+
+    def give(self) -> None:
+        """Take on the loads that are wanted next, as many as may be given ahead and there is room for."""
+        self.is_due = False
+        places = (self.config.jobs or 1) - self._num_coming
+        if self._stopped or not places:
             return
         for adapter in self.policy.wanted():
-            if adapter in self.tiers.host_cache:
+            if adapter in self.tiers.host_cache or adapter == self._loading or adapter in self._given:
                 continue
-            if self._make_room():
-                self._begin(adapter)
-                return
-            break
-        self._look_again()
+            if not self._make_room():
+                break
+            self._given.append(adapter)
+            places -= 1
+            if not places:
+                break
+        self._begin_next()
+
+    @property
+    def _num_coming(self) -> int:
+        return len(self._given) + self.is_busy
+
+    def _begin_next(self) -> None:
+        if self._loading is None:
+            if self._given:
+                self._begin(self._given.popleft())
+            else:
+                self._look_again()
 
     def _begin(self, adapter: str) -> None:
         self._loading = adapter
@@ -112,12 +141,14 @@ class Loader:
         ready = self._held.pop(adapter, [])
         self.num_held -= len(ready)
         self.on_ready(ready)
+        if self._given:
+            self._begin(self._given.popleft())
         self.look()
 
     def _make_room(self) -> bool:
         """Evict, where the host cache is full, what nobody runs with or waits for."""
         tiers = self.tiers
-        if len(tiers.host_cache) < tiers.max_cpu_loras:
+        if len(tiers.host_cache) + self._num_coming < tiers.max_cpu_loras:
             return True
         in_use = self.in_use()
         if tiers.host_cache <= set(in_use):

@@ -34,6 +34,7 @@ CONFIG: dict[str, Any] = {
     "profile": SETTINGS | {"reference_ms": {16: {"steps": 20.0, "load": 50.0, "activate": 12.0}}},
     "admission": {"_target_": "policies.admission.FcfsSkip"},
     "eviction": {"_target_": "policies.eviction.Lru"},
+    "loader": {"jobs": {"default": 2, "plays": {}}},
 }
 WORDS = ["--config-dir", "my_conf", "profile=mine", "replays=replays"]
 # arrival, first token, finish, tokens

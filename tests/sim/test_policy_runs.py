@@ -118,11 +118,15 @@ def test_eviction(name: str, workload: Config, engine: Config) -> None:
 
 @pytest.mark.parametrize("name", PREFETCH)
 @few
-@given(workload=WORKLOADS, engine=ENGINES, eviction=st.sampled_from(sorted(EVICTION)))
-def test_prefetch(name: str, workload: Config, engine: Config, eviction: str) -> None:
-    assert_fast_forward_changes_nothing(
-        workload, engine, prefetch=PREFETCH[name], eviction=EVICTION[eviction]
-    )
+@given(
+    workload=WORKLOADS,
+    engine=ENGINES,
+    eviction=st.sampled_from(sorted(EVICTION)),
+    jobs=st.sampled_from([None, 1, 2, 5]),
+)
+def test_prefetch(name: str, workload: Config, engine: Config, eviction: str, jobs: int | None) -> None:
+    policies = {"prefetch": PREFETCH[name], "eviction": EVICTION[eviction]}
+    assert_fast_forward_changes_nothing(workload, engine, loader={"jobs": jobs}, **policies)
 
 
 @pytest.mark.parametrize("eviction", ["lfu", "chameleon"])
@@ -234,6 +238,17 @@ def test_the_loader_takes_loads_off_the_critical_path() -> None:
     assert summary["adapter_loads"] >= 10
     assert summary["time_share"]["loading"] == 0
     assert summary["counts"]["completed"] == 60
+
+
+def test_a_loader_that_is_given_its_loads_between_steps_waits_for_them() -> None:
+    workload = BUSY | {"num_requests": 30}
+    loads = {}
+    for jobs in (None, 1, 2):
+        run = simulate(config(workload, SMALL, **BEST, loader={"jobs": jobs}, record={"adapters": True}))
+        events = run.adapters.to_pandas()
+        loads[jobs] = events[events.kind == "load"].time_s.sort_values().tolist()
+    assert len(loads[None]) >= 10
+    assert loads[None][5] < loads[2][5] < loads[1][5]
 
 
 class Raises:
