@@ -16,9 +16,12 @@ FIRST_LIGHT := runs/first_light
 PUBLISHED := reports/published
 MEASURED := calibrate/measurements/h100
 EVIDENCE := fit=calibrate/fits/h100_llama_3_1_8b check=calibrate/replays/h100/Llama-3.1-8B/check.csv
-# The parts of the laboratory's grid that its page compares, those that it follows along an axis, and its timelines.
+# The parts of the laboratory's grid that its page compares, those of its other grid, those that it follows along an axis, and its
+# timelines; and where the GPU loaded adapters beside its work.
 LAB_PARTS := parts bounds admission eviction prefetch
-LAB_AXES := swap_cost adapters skew load
+LAB_BESIDE := spread spread_bounds
+LAB_AXES := swap_cost adapters skew load overlap
+WITH_PREFETCH := calibrate/replays/h100/Llama-3.1-8B/32-closed-zipf-winner
 LAB_TIMELINES := vllm winner
 empty :=
 comma := ,
@@ -31,19 +34,25 @@ help: ## Show this list
 	@grep -E '^[a-z]+:.* ## ' Makefile | sed -E 's/^([a-z]+):.* ## /  make \1\t/' | expand -t 14
 
 run: $(STAMP) ## Which policies serve 1,000 adapters best on the shipped H100 profile, and how near to the bound (runs/quick)
-	@$(BIN)/lorasim -m +experiment=quick_bounds > /dev/null
-	$(BIN)/lorasim -m +experiment=quick_parts > /dev/null
-	$(BIN)/python -m reports.lab dir=runs/quick/parts more=[runs/quick/bounds] out=runs/quick/lab.html
+	@for part in slots bounds parts; do
+		$(BIN)/lorasim -m +experiment=quick_$$part > /dev/null
+	done
+	$(BIN)/python -m reports dir=runs/quick/slots $(EVIDENCE) out=runs/quick/report.html
+	echo
+	$(BIN)/python -m reports.lab dir=runs/quick/parts more=[runs/quick/bounds] overlap=$(WITH_PREFETCH) \
+		out=runs/quick/lab.html
+	echo "Report on slots and on how near simulations come to the GPU: runs/quick/report.html"
 
 lab: $(STAMP) ## The same on the whole grid, with what the answer depends on (runs/lab); it goes on where it was cut
-	@for part in $(LAB_PARTS) $(LAB_AXES); do
+	@for part in $(LAB_PARTS) $(LAB_BESIDE) $(LAB_AXES); do
 		echo "$$part"
 		$(BIN)/lorasim -m +experiment=lab_$$part > /dev/null
 	done
 	$(BIN)/lorasim +experiment=lab_timeline hydra.run.dir=runs/lab/vllm > /dev/null
-	$(BIN)/lorasim +experiment=lab_timeline eviction=queue_aware prefetch=queue \
+	$(BIN)/lorasim +experiment=lab_timeline +policy_set=best \
 		hydra.run.dir=runs/lab/winner > /dev/null
 	$(BIN)/python -m reports.lab dir=runs/lab/parts "more=$(call folders,$(filter-out parts,$(LAB_PARTS)))" \
+		"beside=$(call folders,$(LAB_BESIDE))" overlap=$(WITH_PREFETCH) \
 		"sensitivity=$(call folders,$(LAB_AXES))" "timelines=$(call folders,$(LAB_TIMELINES))" \
 		timeline.start_s=20 timeline.length_s=5 $(or $(LAB_OUT),out=runs/lab/lab.html)
 
@@ -61,7 +70,7 @@ published: $(STAMP) ## Make reports/published anew, from the files in the tree
 		pictures=$(PUBLISHED)/first_light
 	cp $(FIRST_LIGHT)/sweep.csv $(PUBLISHED)/first_light/sweep.csv
 	$(MAKE) --no-print-directory lab LAB_OUT="out=$(PUBLISHED)/lab/lab.html pictures=$(PUBLISHED)/lab"
-	for part in $(LAB_PARTS) $(LAB_AXES); do
+	for part in $(LAB_PARTS) $(LAB_BESIDE) $(LAB_AXES); do
 		cp runs/lab/$$part/sweep.csv $(PUBLISHED)/lab/$$part.csv
 	done
 	for experiment in forty_customers thousand_adapters llmux_time_slice hbm_budget arrival_rate; do

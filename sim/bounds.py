@@ -1,7 +1,9 @@
-"""What no policy can beat: engines to which adapters cost less than they do.
+"""References: what the policies reach on an engine to which adapters cost less than they do.
 
 `throughput`: loads and activations are free, a step costs as if all its LoRA tokens were of one adapter, and
-may hold any number of adapters. `latency`: only loads and activations are free.
+may hold any number of adapters; KV blocks have the room of all slots but one. `latency`: only loads and
+activations are free. Each is one order of admission, that of the policy that it runs with, and another order
+may do better in a window of finite length, or by goodput; what nothing exceeds is in sim.ceiling.
 """
 
 from collections.abc import Collection
@@ -79,6 +81,13 @@ def bounded_costs(bound: str | None, costs: CostModel) -> CostModel:
 def bounded_grid(bound: str | None, grid: LoraGrid | None) -> LoraGrid | None:
     """Return the LoRA kernels' grid for a bound: to that of the throughput there is one slot."""
     return grid if grid is None or bound != "throughput" else replace(grid, max_loras=1)
+
+
+def bounded_memory(bound: str | None, config: EngineConfig) -> EngineConfig:
+    """Return the settings by which memory is dealt out for a bound: to that of the throughput, one slot."""
+    if bound != "throughput":
+        return config
+    return replace(config, max_loras=1, initial_slots=[], initial_host_cache=[])
 
 
 def bounded_config(bound: str | None, config: EngineConfig, num_adapters: int) -> EngineConfig:

@@ -232,8 +232,9 @@ class LoaderConfig:
     """``loader``: what loading beside the engine's work costs, where there is a prefetch policy.
 
     ``load_factor``: a load takes so many times as long as on the engine's own thread. ``host_factor``:
-    meanwhile so do the host's phases of every step that is launched, and the activations. ``jobs``: loads
-    that it is given ahead, between two steps, as calibrate.bridge does it; null: it helps itself at any time.
+    meanwhile so do the host's phases of every step that is launched, and the activations; both are measured,
+    and rounded up: `reports.lab` has the table (overlap=). ``jobs``: loads that it is given ahead, between
+    two steps, as calibrate.bridge does it; null: it helps itself at any time.
     """
 
     load_factor: float = 1.0
@@ -362,7 +363,7 @@ class EnginesConfig:
     ``profile`` and the policies stay mappings: sim.profile and Hydra read them. ``eviction`` is that of the
     GPU slots, and of the host cache where ``host_eviction`` is null; an empty ``prefetch`` is none.
     ``starvation_s``: no policy may let a request wait longer while there is room for it. ``bound`` simulates
-    what no policy can beat, instead of an engine (sim.bounds).
+    an engine to which adapters cost less, for reference (sim.bounds).
     ``replicas`` engines, all alike, share the requests as ``routing`` says.
     """
 

@@ -13,7 +13,7 @@ from policies.eviction import EngineTier, EvictionPolicy, Lru
 from policies.prefetch import NoPrefetch, PrefetchPolicy
 from sim import profile
 from sim.adapters import AdapterTiers
-from sim.bounds import NoTiers, bounded_config, bounded_costs, bounded_grid
+from sim.bounds import NoTiers, bounded_config, bounded_costs, bounded_grid, bounded_memory
 from sim.config import SLOTS, EnginesConfig
 from sim.costs import CostModel
 from sim.cudagraph import CudaGraphs
@@ -65,7 +65,7 @@ class Replica:
         self.profile = profile.load(config.profile, engine, model, set(ranks.values()), self._seed)
         if ranks:
             check_host_memory(engine, model, self.profile.memory, ranks.values())
-        self.num_gpu_blocks = num_gpu_blocks(engine, model, self.profile.memory)
+        self.num_gpu_blocks = num_gpu_blocks(bounded_memory(config.bound, engine), model, self.profile.memory)
         """KV blocks, null block included."""
         self.costs = self._costs()
         self._lora_grid = bounded_grid(config.bound, lora_grid(config.profile, model, engine))

@@ -10,6 +10,7 @@ import pyarrow as pa
 import simpy
 
 from sim import results
+from sim.ceiling import ceiling
 from sim.client import Client
 from sim.config import EngineConfig, RunConfig
 from sim.engine import Observer, Place, Turn
@@ -73,6 +74,7 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
         "seed": config.seed,
         **summarise(ledger, [record.recorder for record in records], end_ns, config),
         **({"gateway": gateway_metrics(gateway)} if config.has_gateway else {}),
+        **({"ceiling": ceiling(config)} if config.bound == "throughput" else {}),
         **_description(config, replicas, arriving),
         "config": dict(cfg),
     }

@@ -1,107 +1,134 @@
-"""Prompts wait for one another, as long as a step hardly takes longer with all of them than with one."""
+"""Who can still be in time goes first, and an adapter is brought in for those who repay it best."""
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
+from typing import Generic
 
-from policies.admission.fcfs_skip import FcfsSkip
 from policies.admission.protocol import AdmissionView, R
+from policies.parameters import NS_PER_MS, duration_ns
 from policies.view import EngineView
 
-MOST_PROMPTS = 16
-"""So many prompts of the first one's length are thought of as one step, at most."""
 
+class Amortize(Generic[R]):
+    """Admission by what a request costs everybody now, and by whether it can still be in time.
 
-class Amortize(FcfsSkip[R]):
-    """vLLM's order, but a step takes prompts in only when that is worth while, by the profile's own costs.
+    A request whose adapter is in a slot costs a prefill; another one costs an activation too, and a load
+    where its adapter is not in the host cache, and both stop the whole batch. Of those that have waited for
+    less than `ttft_ms`, the ones without a swap go first, in order of arrival; then the adapter with the
+    least swap time for each request that waits for it, with all its requests. A step brings in one adapter
+    and no more, so that no token waits for several swaps, and what waits meanwhile gathers for the next. The
+    same order holds among those that are late already, behind all that are not: in a burst it is better that
+    some are late than that all are. Nobody is forgotten: each step begins with the first in line, if that has
+    waited for `max_wait_s`; and while every slot is in use, the adapter with the fewest running requests
+    takes no more, so that its slot becomes free.
 
-    A step with a prompt costs everybody who decodes: above the captured sizes it runs without a graph and is
-    bound by the host's launches, whether it has one prompt in it or several, and every change of the batch
-    makes the host wait for the GPU. So what could be admitted is held back until it makes up the number of
-    tokens that has `worth` of the best ratio of tokens to added time, or until it has waited for `hold_ms`;
-    when nothing runs, not at all. It is batching with a setup time, where the setup is a prompt's step.
-
-    An adapter that is not in the batch needs a slot. What waits for one counts only as far as slots are free.
+    Ours. That what cannot be in time gives way is from Clockwork (Gujarati et al., OSDI 2020), which drops
+    it; that a swap is paid once for all who wait for it is batching with setup times.
     """
 
-    def __init__(self, hold_ms: float = 200.0, worth: float = 0.9) -> None:
-        super().__init__()
-        self._hold_ns = round(hold_ms * 1e6)
-        self._worth = worth
-        self._tokens: Counter[str | None] = Counter()
-        """Prompt tokens that wait, by adapter; those with none are left out."""
-        self._num_tokens = 0
-        self._since_ns: int | None = None
-        """Since when something has been held back."""
-        self._enough: dict[int, int] = {}
-        self._engine: EngineView | None = None
+    def __init__(self, ttft_ms: float = 2000, max_wait_s: float = 30) -> None:
+        """Raises ValueError for a time that is not above 0."""
+        self._ttft_ns = duration_ns("ttft_ms", ttft_ms, NS_PER_MS, positive=True)
+        self._max_wait_ns = duration_ns("max_wait_s", max_wait_s, positive=True)
+        self._waiting: dict[R, None] = {}
+        """Preempted requests first, then in order of arrival."""
+        self._has_swapped = False
+        """In this step."""
 
     def bind(self, engine: EngineView) -> None:
-        """Its costs decide, and its clock."""
+        """Its costs decide, its tiers and its clock."""
         self._engine = engine
 
-    def _insert(self, request: R, place: object) -> None:
-        super()._insert(request, place)
-        self._count(request, request.num_prompt_tokens)
+    def add(self, request: R) -> None:
+        """Append."""
+        self._waiting[request] = None
+
+    def requeue(self, request: R) -> None:
+        """Prepend."""
+        self._waiting = {request: None, **self._waiting}
+
+    def overtakes(self, request: R) -> bool:
+        """It might: its adapter may be at hand."""
+        return True
 
     def remove(self, request: R) -> None:
         """Forget a waiting request. Raises KeyError if it is not waiting."""
-        super().remove(request)
-        self._count(request, -request.num_prompt_tokens)
+        del self._waiting[request]
 
-    def _count(self, request: R, num_tokens: int) -> None:
-        self._num_tokens += num_tokens
-        self._tokens[request.adapter] += num_tokens
-        if not self._tokens[request.adapter]:
-            del self._tokens[request.adapter]
+    def admit(self, request: R) -> None:
+        """Take a candidate out of the line."""
+        self.remove(request)
 
-    def overtakes(self, request: R) -> bool:
-        """It never does, but it may be what the others have been waiting for."""
-        return True
+    def on_finish(self, request: R) -> None:
+        """Only what waits decides."""
 
     def candidates(self, view: AdmissionView) -> Iterator[R]:
-        """Yield in vLLM's order, or nothing yet."""
-        if self._is_due(view):
-            self._since_ns = None
-            yield from super().candidates(view)
+        """Yield who has waited too long, those in time, those that are late; the cheap ones first."""
+        now_ns = self._engine.now_ns
+        self._has_swapped = False
+        first = next(iter(self._waiting), None)
+        left_out: list[R] = []
+        closed: str | None = None
+        if first is not None and now_ns - first.arrival_ns > self._max_wait_ns:
+            if view.accepts(first.adapter):
+                left_out.append(first)
+                needs_swap = self._needs_swap(first.adapter, view.scheduled_loras)
+                yield first
+                self._has_swapped = needs_swap and first not in self._waiting
+            else:
+                closed = min(view.scheduled_loras, key=self._engine.num_running)
+        in_time: list[R] = []
+        late: list[R] = []
+        for request in self._waiting:
+            if request not in left_out and (closed is None or request.adapter != closed):
+                (late if now_ns - request.arrival_ns > self._ttft_ns else in_time).append(request)
+        yield from self._cheap_first(in_time, view)
+        yield from self._cheap_first(late, view)
 
     def next_change_ns(self) -> int | None:
-        """When what is held back has waited long enough."""
-        return None if self._since_ns is None else self._since_ns + self._hold_ns
+        """The next step where it could bring in an adapter, else when the next of them will be late."""
+        engine = self._engine
+        now_ns = engine.now_ns
+        in_use = {request.adapter for request in engine.running} - {None}
+        if len(in_use) < engine.max_loras and any(
+            self._needs_swap(it.adapter, in_use) for it in self._waiting
+        ):
+            return now_ns
+        ages = (self._ttft_ns, self._max_wait_ns)
+        # One ns later, for that is when it has waited for longer.
+        times = (request.arrival_ns + age + 1 for request in self._waiting for age in ages)
+        return min((time_ns for time_ns in times if time_ns > now_ns), default=None)
 
-    def _is_due(self, view: AdmissionView) -> bool:
-        engine, first = self._engine, self._head()
-        if engine is None or first is None or not engine.running:
-            return True
-        num_tokens = self._admissible_tokens(view)
-        if not num_tokens:
-            self._since_ns = None
-            return True
-        if self._since_ns is None:
-            self._since_ns = engine.now_ns
-        if engine.now_ns - self._since_ns >= self._hold_ns:
-            return True
-        return num_tokens >= self._enough_tokens(engine, first[2].num_prompt_tokens)
+    def __len__(self) -> int:
+        return len(self._waiting)
 
-    def _admissible_tokens(self, view: AdmissionView) -> int:
-        """Prompt tokens that would find a slot: of the batch's adapters, and of as many as slots are free."""
-        own = sum(self._tokens.get(adapter, 0) for adapter in (None, *view.scheduled_loras))
-        others, rest = len(self._tokens), self._num_tokens - own
-        num_free = view.max_loras - len(view.scheduled_loras)
-        return own + (rest if num_free >= others else rest * num_free // others)
+    def _cheap_first(self, requests: Sequence[R], view: AdmissionView) -> Iterator[R]:
+        """Yield those that need no swap, then the others by adapter."""
+        swaps: dict[str, list[R]] = {}
+        for request in requests:
+            adapter = request.adapter
+            if adapter is not None and self._needs_swap(adapter, view.scheduled_loras):
+                swaps.setdefault(adapter, []).append(request)
+            elif view.accepts(adapter):
+                yield request
+        if self._has_swapped:
+            return
+        price_ns = {adapter: self._swap_ns(adapter) / len(some) for adapter, some in swaps.items()}
+        for adapter in sorted(swaps, key=price_ns.__getitem__):
+            if not view.accepts(adapter):
+                return
+            for request in swaps[adapter]:
+                yield request
+                if request in self._waiting:
+                    break
+                self._has_swapped = True
+            if self._has_swapped:
+                return
 
-    def _enough_tokens(self, engine: EngineView, num_prompt_tokens: int) -> int:
-        """The fewest tokens, in prompts of this length, whose ratio to the time that they add is good."""
-        enough = self._enough.get(num_prompt_tokens)
-        if enough is None:
-            enough = self._enough[num_prompt_tokens] = self._good_number(engine, max(1, num_prompt_tokens))
-        return enough
+    def _needs_swap(self, adapter: str | None, in_step: Container[str | None]) -> bool:
+        return adapter is not None and adapter not in in_step and adapter not in self._engine.slots
 
-    def _good_number(self, engine: EngineView, length: int) -> int:
-        num_reqs = min(engine.max_num_seqs, engine.max_loras)
-        bare_ns = engine.costs.step_ns(num_reqs, num_reqs)
-        room = engine.max_num_batched_tokens - num_reqs
-        counts = [n * length for n in range(1, MOST_PROMPTS + 1) if n == 1 or n * length <= room]
-        added_ns = [max(1, engine.costs.step_ns(num_reqs, num_reqs, count) - bare_ns) for count in counts]
-        ratios = [count / time_ns for count, time_ns in zip(counts, added_ns, strict=True)]
-        good = self._worth * max(ratios)
-        return next(count for count, ratio in zip(counts, ratios, strict=True) if ratio >= good)
+    def _swap_ns(self, adapter: str) -> int:
+        """What it takes to bring an adapter that is in no slot to one."""
+        engine = self._engine
+        load_ns = 0 if adapter in engine.host_cache else engine.costs.load_ns(adapter)
+        return load_ns + engine.costs.activate_ns(adapter)

@@ -5,13 +5,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from reports import limits
-from reports.html import html
 from reports.lab import answer
-from reports.lab.data import Lab, load_lab, load_sensitivity
-from reports.lab.plots import heat_map, pareto_plots, sensitivity_plot
+from reports.lab.data import load_lab, load_sensitivity
+from reports.lab.overlap import overlap_table
+from reports.lab.page import Page
 from reports.lab.timeline import timeline
-from reports.svg import Plot, picture
+from reports.svg import picture
 from sim.cli import hydra_entry
 from sim.errors import UserError
 from sim.files import write_atomically
@@ -29,52 +28,31 @@ def task(config: DictConfig) -> None:
     if config.dir is None:
         raise UserError(f"dir: not given; expected dir=<folder of a sweep>, as `{_MAKE}` makes it")
     folder = Path(str(config.dir))
-    more = [Path(str(path)) for path in config.more]
-    lab = load_lab(folder, config.metric, config.baseline, more=more)
-    sensitivity = [
-        sensitivity_plot(found.lab, found.axis, found.values)
-        for path in config.sensitivity
-        for found in [load_sensitivity(Path(str(path)), config.metric, config.baseline)]
-    ]
+    how = config.metric, config.baseline
+    lab = load_lab(folder, *how, more=_folders(config.more))
+    others = _folders(config.beside)
+    beside = load_lab(others[0], *how, more=others[1:]) if others else None
+    sensitivity = [load_sensitivity(path, *how) for path in _folders(config.sensitivity)]
     part = config.timeline
     times = float(part.start_s), float(part.length_s)
-    timelines = [timeline(Path(str(path)), *times, int(part.replica)) for path in config.timelines]
-    plots = {"heat": [heat_map(lab)], "pareto": pareto_plots(lab), "sensitivity": sensitivity}
+    page = Page(
+        lab,
+        beside,
+        sensitivity,
+        [timeline(path, *times, int(part.replica)) for path in _folders(config.timelines)],
+        None if config.overlap is None else overlap_table(Path(str(config.overlap))),
+    )
     out = folder / "lab.html" if config.out is None else Path(str(config.out))
-    write_atomically(out, render(lab, **plots, timelines=timelines).encode())
+    write_atomically(out, page.html().encode())
     if config.pictures is not None:
-        for plot in [*(plot for some in plots.values() for plot in some), *timelines]:
+        for plot in page.plots():
             write_atomically(Path(str(config.pictures)) / f"{plot.name}.svg", picture(plot))
     print("\n".join(answer.in_short(lab)))
     print(f"\nReport: {out}")
 
 
-def render(
-    lab: Lab,
-    heat: Sequence[Plot],
-    pareto: Sequence[Plot],
-    sensitivity: Sequence[Plot],
-    timelines: Sequence[Plot],
-) -> str:
-    """Return the page as HTML that needs nothing else."""
-    return html(
-        "lab.html.j2",
-        objective=lab.objective,
-        baseline=lab.baseline,
-        headline=answer.headline(lab),
-        sentences=answer.sentences(lab),
-        losses=answer.losses(lab),
-        commands=answer.commands(lab),
-        warnings=answer.warnings(lab),
-        winners=answer.winners_table(lab),
-        gap=answer.gap_table(lab) if lab.bounds else None,
-        results=answer.result_table(lab),
-        heat=heat,
-        pareto=pareto,
-        sensitivity=sensitivity,
-        timelines=timelines,
-        not_modelled=limits.NOT_MODELLED,
-    )
+def _folders(paths: Sequence[object]) -> list[Path]:
+    return [Path(str(path)) for path in paths]
 
 
 if __name__ == "__main__":

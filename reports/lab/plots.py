@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -10,7 +9,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
 from reports import svg
-from reports.lab.data import Case, Lab
+from reports.lab.data import FREE_ADAPTERS, FREE_SWAPS, Case, Lab
 from reports.numbers import duration, number, percent, whole
 from reports.svg import MARKERS, SERIES, Plot
 from sim.sweep.objective import higher_is_better
@@ -19,11 +18,13 @@ from sim.sweep.paired import PairedDifference, paired_difference
 THROUGHPUT, LATENCY = "output_throughput", "p99_ttft_ms"
 _LOG_FROM = 3
 """Ratio of the largest to the smallest value from which on an axis is logarithmic."""
-_FULL_TINT_AT = 0.5
-"""A relative difference that is drawn in the full colour."""
+_FULL_TINT_AT = 1.0
+"""A relative difference that is drawn in the deepest tint."""
+_PALEST, _DEEPEST = 0.12, 0.42
+"""Tints on which the ink can be read, on a light and on a dark page."""
 
 
-def heat_map(lab: Lab) -> Plot:
+def heat_map(lab: Lab, title: str = "Policies and traffic shapes") -> Plot:
     """Return the objective of each policy under each traffic shape, relative to the baseline."""
 
     def paint(axes: Axes) -> None:
@@ -41,28 +42,28 @@ def heat_map(lab: Lab) -> Plot:
 
     caption = (
         f"Mean {lab.objective} over the seeds relative to {lab.baseline}, each policy at its own best engine "
-        "settings for the traffic. Green is better, orange worse; grey text: the 95 % interval of the paired "
-        "difference holds 0, or there is one seed alone. A dash: every run failed."
+        "settings for the traffic. Green is better, orange worse. In brackets and without colour: the 95 % "
+        "interval of the paired difference holds 0, or there is one seed alone. A dash: every run failed."
     )
     height_in = 0.7 + 0.34 * len(lab.policies)
-    return svg.draw("Policies and traffic shapes", caption, _heat_alt(lab), paint, (_wide(lab), height_in))
+    return svg.draw(title, caption, _heat_alt(lab), paint, (_wide(lab), height_in))
 
 
 def _cell(axes: Axes, lab: Lab, corner: tuple[int, int], traffic: str, policy: str) -> None:
     """Draw one cell: tint by the relative difference, text in words."""
     column, row = corner
     found = lab.against_baseline(traffic, policy)
-    relative = None if found is None else found.relative
-    if relative is not None and policy != lab.baseline:
-        good = (relative > 0) == higher_is_better(lab.objective)
-        tint = min(1.0, abs(relative) / _FULL_TINT_AT) * 0.85
+    if found is not None and found.relative is not None and _is_sure(lab, found):
+        good = (found.relative > 0) == higher_is_better(lab.objective)
+        tint = _PALEST + (_DEEPEST - _PALEST) * min(1.0, abs(found.relative) / _FULL_TINT_AT)
         colour = svg.GOOD if good else svg.POOR
         axes.add_patch(Rectangle((column, row), 1, 1, color=colour, alpha=tint, linewidth=0))
-    sure = found is not None and found.verdict(higher_is_better(lab.objective)) in ("better", "worse")
-    case = lab.case(traffic, policy)
-    text = _cell_text(lab, case, found)
-    ink = svg.INK if sure or policy == lab.baseline else svg.FAINT
-    axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, size=8.5)
+    text = _cell_text(lab, lab.case(traffic, policy), found)
+    axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=svg.INK, size=8.5)
+
+
+def _is_sure(lab: Lab, found: PairedDifference) -> bool:
+    return found.verdict(higher_is_better(lab.objective)) in ("better", "worse")
 
 
 def _cell_text(lab: Lab, case: Case | None, found: PairedDifference | None) -> str:
@@ -70,7 +71,10 @@ def _cell_text(lab: Lab, case: Case | None, found: PairedDifference | None) -> s
         return "–"
     if case.policy == lab.baseline:
         return write_metric(lab.objective, case.mean(lab.objective))
-    return "–" if found is None or found.relative is None else signed_percent(found.relative)
+    if found is None or found.relative is None:
+        return "–"
+    text = signed_percent(found.relative)
+    return text if _is_sure(lab, found) else f"({text})"
 
 
 def _heat_alt(lab: Lab) -> list[str]:
@@ -118,7 +122,12 @@ def _pareto(lab: Lab, traffic: str) -> Plot | None:
     if not points:
         return None
     best = front(points)
-    bound = _point(lab.bounds.get(traffic))
+    ceiling = lab.ceiling(traffic, THROUGHPUT)
+    references = [
+        (point, marker, title)
+        for which, marker, title in _REFERENCES
+        if (point := _point(lab.reference(traffic, which))) is not None
+    ]
 
     def paint(axes: Axes) -> None:
         colours = {point.policy: index for index, point in enumerate(best)}
@@ -128,10 +137,12 @@ def _pareto(lab: Lab, traffic: str) -> Plot | None:
             look = _look(index) if index is not None else {"color": svg.IDLE, "marker": "o", "ms": 4.5}
             label = point.policy if index is not None else None
             axes.plot(point.throughput, point.latency_s, linestyle="", label=label, **look)
-        if bound is not None:
-            axes.axvline(
-                bound.throughput, color=svg.FAINT, linestyle=":", lw=1.2, label="bound of the throughput"
-            )
+        for point, marker, title in references:
+            place = point.throughput, point.latency_s
+            axes.plot(*place, linestyle="", label=title, color=svg.FAINT, marker=marker, ms=7)
+        if ceiling:
+            most = sum(ceiling.values()) / len(ceiling)
+            axes.axvline(most, color=svg.FAINT, linestyle=":", lw=1.2, label="nothing can exceed")
         axes.set_xlabel("output tokens/s")
         axes.set_ylabel("p99 time to first token, s")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -140,17 +151,21 @@ def _pareto(lab: Lab, traffic: str) -> Plot | None:
             axes.set_yscale("log")
             low, high = axes.get_ylim()
             svg.log_ticks(axes.yaxis, high / low)
-        axes.figure.legend(loc="outside upper center", ncols=2, handlelength=1.4, columnspacing=1.2)
+        axes.figure.legend(loc="outside upper left", ncols=1, handlelength=1.4, labelspacing=0.25)
 
     caption = (
         "Means over the seeds; right and down is better. Named: those that no other policy beats in both. "
-        "Grey dots: the others."
+        "Grey dots: the others. Crosses: vLLM’s order on an engine to which adapters, or only their swaps, "
+        "are free. The dotted line is a ceiling of the throughput."
     )
     alt = [
         f"{it.policy}: {whole(it.throughput)} tokens/s, p99 {duration(1000 * it.latency_s)}." for it in points
     ]
-    height_in = 3.0 + 0.2 * ceil((len(best) + 1) / 2)
+    height_in = 2.7 + 0.19 * (len(best) + len(references) + bool(ceiling))
     return svg.draw(f"Throughput against latency, {traffic}", caption, alt, paint, (svg.WIDTH_IN, height_in))
+
+
+_REFERENCES = ((FREE_ADAPTERS, "x", "reference: free adapters"), (FREE_SWAPS, "+", "reference: free swaps"))
 
 
 def _look(index: int) -> dict[str, Any]:
@@ -185,9 +200,11 @@ def sensitivity_plot(lab: Lab, axis: str, values: Sequence[float]) -> Plot:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         if higher_is_better(lab.objective):
             axes.set_ylim(bottom=0)
-        axes.figure.legend(loc="outside upper center", ncols=2, handlelength=2, columnspacing=1.2)
+        axes.figure.legend(loc="outside upper left", ncols=1, handlelength=2, labelspacing=0.25)
 
-    caption = f"Mean {lab.objective} over the seeds; bars are 95 % intervals of the mean (Student's t)."
+    fewest = min(len(seeds) for seeds in lab.seeds.values())
+    bars = "bars are 95 % intervals of the mean (Student’s t)" if fewest > 1 else "one seed: no intervals"
+    caption = f"Mean {lab.objective} over the seeds, each policy at its own best engine settings; {bars}."
     alt = [
         f"{policy}: "
         + ", ".join(f"{axis} {value:g}: {_mean_text(lab, traffic, policy)}"
@@ -195,7 +212,7 @@ def sensitivity_plot(lab: Lab, axis: str, values: Sequence[float]) -> Plot:
         + "."
         for policy in lab.policies
     ]  # fmt: skip
-    height_in = 3.0 + 0.2 * ceil((len(lab.policies) + 1) / 2)
+    height_in = 2.7 + 0.19 * (len(lab.policies) + 1)
     return svg.draw(f"Sensitivity to {axis}", caption, alt, paint, (svg.WIDTH_IN, height_in))
 
 
@@ -220,9 +237,9 @@ def _mean_interval(case: Case | None, name: str) -> PairedDifference | None:
 
 def _bound_line(lab: Lab, values: Sequence[float]) -> list[tuple[str, list[float], list[float]]]:
     points = [
-        (x, mean)
+        (x, sum(found.values()) / len(found))
         for traffic, x in zip(lab.traffics, values, strict=True)
-        if traffic in lab.bounds and (mean := lab.bounds[traffic].mean(lab.objective)) is not None
+        if (found := lab.bound(traffic))
     ]
     return [("bound", [x for x, _ in points], [y for _, y in points])] if points else []
 

@@ -1,6 +1,6 @@
 """Which adapter sits in which slot, with loads and evictions, from a run's ``adapters.parquet``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,9 +52,10 @@ def timeline(folder: Path, start_s: float, length_s: float, replica: int = 0) ->
     counts = {
         kind: sum(move["kind"] == kind for move in within) for kind in ("load", "activate", "evict_slot")
     }
-    admission = str(config.get("admission", {}).get("_target_", "")).rpartition(".")[2]
+    named = [_policy(config, group) for group in ("admission", "eviction", "prefetch")]
+    policies = " + ".join(name for name in named if name != "none")
     caption = (
-        f"{admission}: what each slot holds from {start_s:g} to {end_s:g} s. A number is the adapter's; "
+        f"{policies}: what each slot holds from {start_s:g} to {end_s:g} s. A number is the adapter's; "
         "a bar ends where it is evicted. Marks at the bottom: loads from disk, as wide as they last (a thin "
         f"one: beside the engine's work). {counts['load']} loads, {counts['activate']} activations, "
         f"{counts['evict_slot']} evictions from slots."
@@ -62,6 +63,12 @@ def timeline(folder: Path, start_s: float, length_s: float, replica: int = 0) ->
     title = f"Slots over time, {folder.name}"
     alt = [f"slot {it.slot}: {it.adapter} from {it.begin_s:.2f} to {it.end_s:.2f} s." for it in shown[:200]]
     return svg.draw(title, caption, alt, paint, (WIDTH_IN, 1.1 + 0.17 * num_slots))
+
+
+def _policy(config: Mapping[str, Any], group: str) -> str:
+    """Return a policy by the name of its class: `vllm_queue`, `QueueAware`, `none`."""
+    name = str((config.get(group) or {}).get("_target_", "none")).rpartition(".")[2]
+    return {"vllm_queue": "vLLM's queue", "NoPrefetch": "none"}.get(name, name)
 
 
 def stays(moves: Sequence[dict[str, Any]], end_s: float) -> list[Stay]:

@@ -225,8 +225,6 @@ class AdmissionConformance:
         assert self.world(operations).log == self.world(operations).log
 
     def test_what_is_no_value_for_a_parameter_is_refused_by_name(self) -> None:
-        if self.name == "amortize":
-            pytest.xfail("its parameters are being replaced")
         section = _settings_of(self.name, 2)
         given = {name: value for name, value in section.items() if name != "_target_"}
         assert_refuses_bad_parameters(get_object(section["_target_"]), **given | self.parameters)

@@ -346,3 +346,26 @@ def test_bad_parameters_are_refused(name: str, parameters: dict[str, Any], messa
 def test_a_turn_without_a_slot_has_to_wait() -> None:
     story = Story("time_slice", group_size=3).at(0, "v1 w1 x1 -1").at(10, finish="v1")
     assert story.events == [(0, "v1 w1 -1"), (10, "x1")]
+
+
+def test_amortize_takes_what_is_at_hand_and_brings_in_an_adapter_a_step_most_requests_first() -> None:
+    story = Story("amortize", ttft_ms=1000, max_wait_s=5)
+    story.engine.slots, story.engine.host_cache, story.engine.max_loras = {"v"}, {"v", "w", "x"}, 4
+    # y is to be loaded, 1,100 ms for two; w and x are in the host cache, 100 ms for one and for three.
+    story.at(0, "y1 w1 y2 x1 x2 x3 v1 -1")
+    assert story.next_change_ms == 0
+    story.at(10).at(20)
+    assert story.next_change_ms is None
+    assert story.events == [(0, "v1 -1 x1 x2 x3"), (10, "w1"), (20, "y1 y2")]
+
+
+def test_amortize_lets_the_late_give_way_but_not_for_ever() -> None:
+    story = Story("amortize", ttft_ms=1000, max_wait_s=5)
+    story.at(0, "v1").at(1, "w1").at(10, "x1 y1")
+    assert story.next_change_ms == 1010 + 1e-6
+    # Both are late when v's slot becomes free, and z is not.
+    story.at(2000, "z1", finish="v1").at(3000, finish="w1").at(4000, "-1")
+    assert story.events == [(0, "v1"), (1, "w1"), (2000, "z1"), (3000, "x1"), (4000, "-1")]
+    # y has waited too long: the first adapter of the batch takes nobody more until there is a slot for it.
+    story.at(5011, "z2 x2").at(5020, "z3", finish="z1")
+    assert story.events[5:] == [(5011, "x2"), (5020, "y1")]

@@ -96,7 +96,7 @@ class TestAmortize(AdmissionConformance, name="amortize"):
     pass
 
 
-class TestAmortizeForLong(AdmissionConformance, name="amortize", hold_ms=3000):
+class TestAmortizeThatIsSoonLate(AdmissionConformance, name="amortize", ttft_ms=10, max_wait_s=2):
     pass
 
 

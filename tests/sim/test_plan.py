@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ def test_what_does_not_fit_is_tried_once_and_said(
         plan(monkeypatch, tmp_path, *words)
     assert exit_.value.code == 1
     found, rows = answer(tmp_path)
-    assert found["chosen"] is None and found["num_out_of_memory"] == len(rows) == 3
+    assert found["chosen"] is None and found["num_out_of_memory"] == len(rows) == 6
     assert "GiB short" in capsys.readouterr().out
 
 
@@ -223,12 +224,32 @@ def test_policies_of_the_chosen_are_written_for_vllm(monkeypatch: pytest.MonkeyP
     assert found["chosen"]["policies"]["admission"]["_target_"] == f"policies.admission.{made}"
 
 
+def test_the_laboratory_s_policies_are_tried_unasked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    words = ["slo.ttft_p99_ms=1e9", "search.max_loras=[4]", "search.max_cpu_loras=[64]"]
+    _, rows = plan(monkeypatch, tmp_path, *words, "workload.request_rate=5")
+    assert [(row["eviction"], row["prefetch"]) for row in rows] == [("lru", "none"), ("queue_aware", "queue")]
+
+
+def test_help_names_the_groups_of_a_plan_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [PROG, "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().out
+    (line,) = (line for line in said.splitlines() if line.strip().startswith("engine, model"))
+    defaults = yaml.safe_load((files("conf") / "plan.yaml").read_text())["defaults"]
+    own = [next(iter(entry)) for entry in defaults if isinstance(entry, dict)]
+    assert line.strip().split(", ") == [name for name in own if not name.startswith("override")]
+
+
 def test_plain_vllm_needs_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nor does that of an earlier plan stay in the folder."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out/policy.yaml").write_text("admission: {_target_: policies.admission.Drain}\n")
     words = ["slo.ttft_p99_ms=1e9", "workload.request_rate=5", "search.max_loras=[4]"]
-    found, rows = plan(monkeypatch, tmp_path, *words, "search.max_cpu_loras=[64]")
+    words += ["search.max_cpu_loras=[64]", "search.policies=[{}]"]
+    found, rows = plan(monkeypatch, tmp_path, *words)
     assert found["chosen"]["plain_vllm"]
     assert found["chosen"]["vllm_serve_command"].startswith("vllm serve ")
     assert [row["policies"] for row in rows] == [""]

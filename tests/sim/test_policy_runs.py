@@ -220,7 +220,7 @@ BEST = {
 
 
 @pytest.mark.parametrize("policies", [{}, BEST], ids=["vllm", "best"])
-def test_no_policy_beats_the_bound(policies: Config) -> None:
+def test_an_engine_with_free_adapters_serves_faster(policies: Config) -> None:
     throughput = simulate(config(BUSY, SMALL, **policies)).summary["request_throughput"]
     bound = simulate(config(BUSY, SMALL, bound="throughput")).summary["request_throughput"]
     assert throughput < bound
