@@ -60,8 +60,8 @@ def winner_section(rows: pd.DataFrame, closed: dict[str, str], kept_up: dict[str
         lines += _tail_lines(str(model), group, kept_up)
     head = ["## The winner, and plain vLLM at its best max_loras", ""]
     head += [
-        "The winner is vLLM's admission with `queue_aware` eviction, prefetch `queue` and `swaps: one_piece`. "
-        "Output tokens/s of closed loops of 64 requests at 1,000 adapters, 30 s from an empty cache.",
+        "The winner is vLLM's admission with `queue_aware` eviction, prefetch `queue` and `swaps: one_piece`."
+        " Output tokens/s of closed loops of 64 requests at 1,000 adapters, 30 s from an empty cache.",
         "",
     ]
     return [*head, *lines] if lines else []
