@@ -118,15 +118,17 @@ def test_eviction(name: str, workload: Config, engine: Config) -> None:
 
 @pytest.mark.parametrize("name", PREFETCH)
 @few
-@given(
-    workload=WORKLOADS,
-    engine=ENGINES,
-    eviction=st.sampled_from(sorted(EVICTION)),
-    jobs=st.sampled_from([None, 1, 2, 5]),
-)
-def test_prefetch(name: str, workload: Config, engine: Config, eviction: str, jobs: int | None) -> None:
-    policies = {"prefetch": PREFETCH[name], "eviction": EVICTION[eviction]}
-    assert_fast_forward_changes_nothing(workload, engine, loader={"jobs": jobs}, **policies)
+@given(workload=WORKLOADS, engine=ENGINES, eviction=st.sampled_from(sorted(EVICTION)))
+def test_prefetch(name: str, workload: Config, engine: Config, eviction: str) -> None:
+    assert_fast_forward_changes_nothing(
+        workload, engine, prefetch=PREFETCH[name], eviction=EVICTION[eviction]
+    )
+
+
+@few
+@given(workload=WORKLOADS, engine=ENGINES, jobs=st.sampled_from([1, 2, 5]))
+def test_loads_that_are_given_between_steps(workload: Config, engine: Config, jobs: int) -> None:
+    assert_fast_forward_changes_nothing(workload, engine, loader={"jobs": jobs}, prefetch=PREFETCH["queue"])
 
 
 @pytest.mark.parametrize("eviction", ["lfu", "chameleon"])
