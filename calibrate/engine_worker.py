@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class EngineWorker:
 
     def __init__(self, name: str, engine: dict[str, Any], config: dict[str, Any]) -> None:
         began = time.time()
+        self._started = datetime.now(UTC).isoformat(timespec="seconds")
         self.name, self.engine, self.config = name, engine, config
         self.settings = {**config["engine"], **engine["settings"]}
         model = engine["model"]
@@ -141,9 +143,10 @@ class EngineWorker:
         from calibrate.machine import describe_engine, describe_machine
 
         settings = self.settings | (own or {})
-        described = {"engine": self.name, "bridged": self.engine["bridged"], "settings": settings}
+        described = {"engine": self.name, "engine_started": self._started, "bridged": self.engine["bridged"]}
         return {
             **described,
+            "settings": settings,
             "model": self.engine["model"],
             **describe_machine(),
             **describe_engine(self.vllm),

@@ -170,16 +170,20 @@ def swaps_mode(folder: Path) -> str:
 
 
 def siblings(folder: Path) -> list[Path]:
-    """Return the replays of the same engine in which adapters came in the same way, this one included."""
-    engine = read_meta(folder / "meta.json", META_KEYS).get("engine")
-    if engine is None:
+    """Return the replays of the same engine, between its start and its end, in which adapters came in the
+    same way, this one included.
+    """
+    start = _start_of(folder)
+    if start[0] is None:
         return [folder]
-    return [
-        other.parent
-        for other in sorted(folder.parent.glob("*/meta.json"))
-        if read_meta(other, META_KEYS).get("engine") == engine
-        and swaps_mode(other.parent) == swaps_mode(folder)
-    ]
+    found = (file.parent for file in sorted(folder.parent.glob("*/meta.json")))
+    return [it for it in found if _start_of(it) == start and swaps_mode(it) == swaps_mode(folder)]
+
+
+def _start_of(folder: Path) -> tuple[str | None, str | None]:
+    """Return which engine played, and when it was started: another day is another host."""
+    meta = read_meta(folder / "meta.json", META_KEYS)
+    return meta.get("engine"), meta.get("engine_started")
 
 
 def is_row(folder: Path) -> bool:
