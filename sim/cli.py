@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from sim.errors import UserError
+from sim.garbage import leave_garbage_at_exit, rarely_collecting_garbage
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -50,6 +51,7 @@ def hydra_entry(
     # Without it Hydra prints and swallows exceptions itself; with it they arrive here.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     _import_neighbours()
+    leave_garbage_at_exit()
     given = sys.argv[1:]
     try:
         sys.argv = [sys.argv[0], *translate(given)]
@@ -58,7 +60,7 @@ def hydra_entry(
             # Hydra turns an exception in a callback into a warning and carries on.
             warnings.filterwarnings("error", message=r"Callback \S+ raised", category=UserWarning)
             application = hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=config_name)
-            with _at_end, _composing_once(), _reading_yaml_in_c():
+            with _at_end, rarely_collecting_garbage(), _composing_once(), _reading_yaml_in_c():
                 application(_Job(task))()
         sys.stdout.flush()
     except KeyboardInterrupt:

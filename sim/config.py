@@ -524,6 +524,9 @@ def run_values(cfg: DictConfig, *others: str) -> dict[str, Any]:
     ``others``: sections that are the command's own beside NOT_OF_A_RUN. Raises omegaconf's errors for what
     cannot be resolved.
     """
-    # What Hydra says of its own cannot be resolved in each place.
-    values = plain_values(OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"]))
-    return {name: value for name, value in values.items() if name not in (*NOT_OF_A_RUN, *others)}
+    # One by one: what Hydra says of its own cannot be resolved in each place, and a copy takes its time.
+    wanted = [str(name) for name in cfg if name not in ("hydra", *NOT_OF_A_RUN, *others)]
+    values = {name: cfg[name] for name in wanted}
+    return {
+        name: plain_values(value) if OmegaConf.is_config(value) else value for name, value in values.items()
+    }

@@ -1,8 +1,6 @@
 """One simulation: from a resolved configuration to a result."""
 
-import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from sim.config import EngineConfig, RunConfig
 from sim.engine import Observer, Place, Turn
 from sim.errors import UserError
 from sim.fallback import Fallback
+from sim.garbage import rarely_collecting_garbage
 from sim.gateway import Gateway
 from sim.ledger import Ledger
 from sim.logs import Logs
@@ -32,9 +31,6 @@ from sim.serve_command import vllm_serve_command
 from sim.summary import gateway_metrics, requests_table, summarise, with_replica
 from sim.trace import perfetto_trace
 from sim.workload import Traffic, traffic
-
-COLLECT_EVERY = 500_000
-"""New objects, beyond those that have gone, between two looks for garbage."""
 
 
 def run(cfg: Mapping[str, Any], out_dir: Path) -> Result:
@@ -160,21 +156,6 @@ def _table_of_all(tables: list[pa.Table]) -> pa.Table | None:
     return pa.concat_tables(tables) if tables else None
 
 
-@contextmanager
-def _rarely_collecting_garbage() -> Iterator[None]:
-    """Look for cycles less often, and not among what was there before: a run keeps its requests and makes no
-    cycles, though a policy may.
-    """
-    first, *others = gc.get_threshold()
-    gc.set_threshold(max(first, COLLECT_EVERY), *others)
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        gc.set_threshold(first, *others)
-
-
 def _stop_loaders(replicas: Sequence[Replica]) -> None:
     """A loader that nobody waits for any more would bring adapters in, and drop them, for ever."""
     for replica in replicas:
@@ -185,7 +166,7 @@ def _stop_loaders(replicas: Sequence[Replica]) -> None:
 def _play(env: simpy.Environment, config: RunConfig, client: Client) -> int:
     """Let the run happen and return its end in ns: ``duration_s``, or earlier when all is done."""
     duration_ns = config.duration_ns
-    with _rarely_collecting_garbage():
+    with rarely_collecting_garbage():
         env.run(duration_ns)
     end_ns = duration_ns
     if end_ns is None or client.is_done:

@@ -20,7 +20,6 @@ from sim.sweep.objective import Objective
 from sim.sweep.options import SweepConfig
 from sim.sweep.rows import SWEEP_FILE, JobRow, are_expected, clear_rows, expect_rows, take_rows, write_csv
 from sim.sweep.runs import load_runs
-from sim.sweep.workers import shield_workers
 from sim.tables import aligned, cell
 
 if TYPE_CHECKING:
@@ -44,6 +43,9 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Begin to follow; the ``sweep.csv`` of an earlier sweep in the same folder goes."""
+        # Here, so that a single run, for which Hydra makes the callback too, need not import joblib.
+        from sim.sweep.workers import shield_workers  # noqa: PLC0415
+
         _check_each_override_once()
         shield_workers()
         build(SweepConfig, as_mapping(plain_values(config.sweep), "sweep"), "sweep")

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from policies.errors import PolicyError
 from sim.errors import DoesNotFit, UserError
-from sim.simulation import COLLECT_EVERY, run, simulate
+from sim.garbage import COLLECT_EVERY
+from sim.simulation import run, simulate
 
 MODEL: dict[str, Any] = {
     "name": "tiny",
