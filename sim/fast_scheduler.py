@@ -74,7 +74,7 @@ class FastScheduler(Scheduler):
         if newest.chunks or newest.group is not self.lockstep.group:
             return 0
         members = self.lockstep.members
-        if any(request not in members for plan in older for request in plan.chunks):
+        if any(not members.keys() >= plan.chunks.keys() for plan in older):
             return 0
         return self.lockstep.num_same_ticks()
 

@@ -53,9 +53,9 @@ class Ledger:
             return "rejected"
         if request in self.failed:
             return "failed"
-        if request.is_finished and request.abort_ns is not None:
-            return "aborted"
         if request.is_finished:
+            if request.abort_ns is not None:
+                return "aborted"
             return "degraded" if request in self.degraded else "completed"
         return "running" if request.status is RequestStatus.RUNNING else "waiting"
 
