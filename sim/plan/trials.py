@@ -8,6 +8,7 @@ from typing import Any
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from sim.caveats import caveats_of
 from sim.errors import DoesNotFit
 from sim.plan.grid import SearchConfig, Setting
 from sim.plan.targets import Target
@@ -87,7 +88,7 @@ def _outcome(number: int, values: Mapping[str, Any], targets: Sequence[Target]) 
     reached = {
         target.name: target.reached_ms(result.requests, start_s, start_s + window_s) for target in targets
     }
-    command, warnings = result.summary["vllm_serve_command"], result.summary["profile"]["outside_range"]
+    command, warnings = result.summary["vllm_serve_command"], caveats_of(result.summary)
     return number, _Outcome("ok", "", reached, command, result.policies, warnings)
 
 
