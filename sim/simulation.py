@@ -87,7 +87,7 @@ def _description(config: RunConfig, replicas: Sequence[Replica], arriving: Traff
     policy_file = None if bridged_policies(config) is None else results.POLICY_FILE
     outside_range = (text for replica in replicas for text in replica.profile.outside_range())
     profile = replicas[0].profile
-    warnings = without_effect(config.workload, arriving)
+    warnings = [*config.engine.refused_by_vllm(), *without_effect(config.workload, arriving)]
     return {
         "kv_blocks": replicas[0].num_gpu_blocks,
         "vllm_serve_command": vllm_serve_command(config.engine, config.model, policy_file),
