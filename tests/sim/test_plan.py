@@ -23,7 +23,7 @@ from sim.plan.planner import Search
 from sim.plan.targets import Target
 from sim.prices import Prices
 from sim.simulation import simulate
-from tests.refusal import refused
+from tests.refusal import Refusal
 from tests.sim.test_simulation import OPEN, config
 
 NEVER = 1000
@@ -276,11 +276,5 @@ def test_plain_vllm_needs_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         (["slo.ttft_p99_ms=9", "workload.request_rate=-1"], "workload.request_rate=-1"),
     ],
 )
-def test_bad_arguments_are_one_line(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    words: list[str],
-    named: str,
-) -> None:
-    assert named in refused(monkeypatch, capsys, tmp_path, [*QUICK, *words], main=main, prog=PROG)
+def test_bad_arguments_are_one_line(refusal: Refusal, words: list[str], named: str) -> None:
+    assert named in refusal([*QUICK, *words], main=main, prog=PROG)
