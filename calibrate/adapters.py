@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 SPREAD = 0.1
 """Standard deviation of adapters' weights. vLLM's dummy base weights lie within 0.001, those of its norms
@@ -60,8 +61,9 @@ def write_adapter(folder: Path, model: dict[str, Any], rank: int, seed: int) -> 
 class AdapterStore:
     """Any number of adapter names over a few distinct files, so that a thousand adapters fit in memory.
 
-    Names are dealt out to files in turn. vLLM reads a file anew for each name, so loads cost what they would
-    cost with a file each, as long as the files stay in the page cache.
+    A name has the same file in every engine, so that outputs can be compared between engines. vLLM reads a
+    file anew for each name, so loads cost what they would cost with a file each, as long as the files stay in
+    the page cache.
     """
 
     def __init__(self, root: Path, model: dict[str, Any], rank: int, num_files: int) -> None:
@@ -76,4 +78,5 @@ class AdapterStore:
         from vllm.lora.request import LoRARequest
 
         number = self._ids.setdefault(adapter, len(self._ids) + 1)
-        return LoRARequest(adapter, number, str(self._folders[number % len(self._folders)]))
+        folder = self._folders[crc32(adapter.encode()) % len(self._folders)]
+        return LoRARequest(adapter, number, str(folder))

@@ -127,13 +127,15 @@ class EngineWorker:
         self.vllm.forget_prompts()
         self.vllm.set_max_cpu_loras(settings["max_cpu_loras"])
         self.vllm.set_max_num_seqs(settings["max_num_seqs"])
-        if self.engine["bridged"]:
-            self.vllm.set_policy(None)
-        self.vllm.preload(*initial_adapters(settings))
-        if self.engine["bridged"]:
-            self.vllm.set_policy(policy)
-        elif policy is not None:
+        bridged, (host_cache, slots) = self.engine["bridged"], initial_adapters(settings)
+        if policy is not None and not bridged:
             raise ValueError(f"engine {self.name} is plain vLLM, and cannot serve with {json.dumps(policy)}")
+        if host_cache or slots:
+            if bridged:  # They come in vLLM's own way.
+                self.vllm.set_policy(None)
+            self.vllm.preload(host_cache, slots)
+        if bridged:
+            self.vllm.set_policy(policy)
 
     def _clear(self) -> None:
         if self._bench is not None:

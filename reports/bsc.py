@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from reports import svg
 from reports.bsc_misses import BIAS_TARGET_PCT, REGRET_TARGET_PCT, TARGETS_PCT, misses
 from reports.numbers import NONE, number
-from reports.svg import MARKERS, SERIES, Plot, draw_grid, picture
+from reports.svg import SERIES, Plot, draw_grid, draw_scatter, picture
 from sim.cli import hydra_entry
 from sim.errors import UserError
 from sim.files import write_atomically
@@ -98,19 +98,10 @@ def _scatter(
         positive = rows[(rows[measured] > 0) & (rows[ours] > 0)]
         if twin is not None and twin in rows:
             axes.plot(rows[measured], rows[twin], ".", color=svg.FAINT, markersize=2.5, alpha=0.6)
-        for index, (regime, part) in enumerate(positive.groupby("regime")):
-            axes.plot(
-                part[measured],
-                part[ours],
-                MARKERS[index],
-                color=SERIES[index],
-                markersize=3.5,
-                markeredgewidth=0,
-                alpha=0.8,
-                label=str(regime),
-            )
-        axes.set(xscale="log", yscale="log", xlabel="measured", ylabel="predicted", title=title)
-        svg.draw_diagonal(axes)
+        regimes = positive.groupby("regime")
+        groups = ((str(regime), part[measured], part[ours]) for regime, part in regimes)
+        draw_scatter(axes, groups, markersize=3.5, alpha=0.8)
+        axes.set(ylabel="predicted", title=title)
         axes.legend(fontsize=7, loc="upper left", handletextpad=0.1)
 
     return paint

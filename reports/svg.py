@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -151,6 +151,17 @@ def draw_diagonal(axes: Axes) -> None:
     axes.set(xlim=(low, high), ylim=(low, high), box_aspect=1)
     for axis in (axes.xaxis, axes.yaxis):
         log_ticks(axis, high / low)
+
+
+def draw_scatter(axes: Axes, groups: Iterable[tuple[str, Any, Any]], **style: Any) -> None:
+    """Paint groups of (label, measured, predicted), all above 0, on one logarithmic scale. ``style``:
+    matplotlib's, of the points.
+    """
+    for index, (label, measured, predicted) in enumerate(groups):
+        marker, colour = MARKERS[index % len(MARKERS)], SERIES[index % len(SERIES)]
+        axes.plot(measured, predicted, marker, color=colour, markeredgewidth=0, label=label, **style)
+    axes.set(xscale="log", yscale="log", xlabel="measured")
+    draw_diagonal(axes)
 
 
 def _inline(text: str, name: str, title: str, alt: str) -> str:

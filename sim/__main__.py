@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from sim.caveats import caveats_of
 from sim.cli import hydra_entry
 from sim.config import run_values
 from sim.fields import as_mapping, build, plain_values
@@ -59,7 +60,7 @@ def simulate_job(config: DictConfig) -> float | None:
 
 
 def _show(summary: Mapping[str, Any], out_dir: Path) -> None:
-    for warning in summary["profile"]["outside_range"]:
+    for warning in caveats_of(summary):
         print(f"lorasim: warning: {warning}", file=sys.stderr)
     width = max(len(name) for name in SHOWN_METRICS)
     for name in SHOWN_METRICS:

@@ -68,6 +68,18 @@ class EngineConfig:
         """Adapters that the host cache holds at most: ``max_cpu_loras`` with vLLM's default filled in."""
         return self.max_loras if self.max_cpu_loras is None else self.max_cpu_loras
 
+    def refused_by_vllm(self) -> list[str]:
+        """Return a sentence for each setting that is simulated though vLLM would not start with it.
+
+        Its attention backends for CUDA take blocks of 16 tokens or a multiple (vllm/v1/attention/backends,
+        `get_supported_kernel_block_sizes`; in vLLM 0.8.5 `get_kv_cache_shape`).
+        """
+        if self.block_size % 16 == 0:
+            return []
+        return [
+            f"engine.block_size={self.block_size}: vLLM would not start; on a GPU it takes multiples of 16"
+        ]
+
     @property
     def warm_host_cache(self) -> list[str]:
         """The names of ``initial_host_cache``."""

@@ -45,6 +45,9 @@ class Loader:
     _loading: str | None = field(default=None, init=False)
     _given: deque[str] = field(default_factory=deque, init=False)
     """Loads that follow the one that is under way."""
+    _left: set[str] = field(default_factory=set, init=False)
+    """What has made room at the instant `_left_ns`."""
+    _left_ns: int = field(default=-1, init=False)
     _alarm: Event | None = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
 
@@ -105,7 +108,7 @@ class Loader:
         if self._stopped or not places:
             return
         for adapter in self.policy.wanted():
-            if adapter in self.tiers.host_cache or adapter == self._loading or adapter in self._given:
+            if adapter in self.tiers.host_cache or self._is_coming(adapter) or self._has_just_left(adapter):
                 continue
             if not self._make_room():
                 break
@@ -114,6 +117,9 @@ class Loader:
             if not places:
                 break
         self._begin_next()
+
+    def _is_coming(self, adapter: str) -> bool:
+        return adapter == self._loading or adapter in self._given
 
     @property
     def _num_coming(self) -> int:
@@ -155,8 +161,19 @@ class Loader:
             return False
         # The engine may be in the middle of steps that it makes up for later, and so may the policy's counts.
         self.on_change()
-        self.on_events(tiers.evict_host(in_use))
+        events = tiers.evict_host(in_use)
+        if self._left_ns != self.env.now:
+            self._left, self._left_ns = set(), int(self.env.now)
+        self._left.update(event.adapter for event in events)
+        self.on_events(events)
         return True
+
+    def _has_just_left(self, adapter: str) -> bool:
+        """Whether `adapter` has made room at this instant, and nobody waits for it.
+
+        What is wanted may push each other out: where loads take no time, for ever at the same instant.
+        """
+        return self._left_ns == self.env.now and adapter in self._left and adapter not in self._held
 
     def _look_again(self) -> None:
         """Ask the policy again when it says so."""

@@ -31,6 +31,7 @@ from sim.serve_command import vllm_serve_command
 from sim.summary import gateway_metrics, requests_table, summarise, with_replica
 from sim.trace import perfetto_trace
 from sim.workload import Traffic, traffic
+from sim.workload.without_effect import without_effect
 
 
 def run(cfg: Mapping[str, Any], out_dir: Path) -> Result:
@@ -82,9 +83,11 @@ def _description(config: RunConfig, replicas: Sequence[Replica], arriving: Traff
     policy_file = None if bridged_policies(config) is None else results.POLICY_FILE
     outside_range = (text for replica in replicas for text in replica.profile.outside_range())
     profile = replicas[0].profile
+    warnings = [*config.engine.refused_by_vllm(), *without_effect(config.workload, arriving)]
     return {
         "kv_blocks": replicas[0].num_gpu_blocks,
         "vllm_serve_command": vllm_serve_command(config.engine, config.model, policy_file),
+        **({"warnings": warnings} if warnings else {}),
         "profile": {
             "name": profile.name,
             "sha256": profile.sha256,

@@ -3,10 +3,17 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from sim.__main__ import main as lorasim
+
+
+class Refusal(Protocol):
+    """`refused`, with all but the command given."""
+
+    def __call__(self, words: list[str], *, main: Callable[[], None] = ..., prog: str = ...) -> str: ...
 
 
 def refused(

@@ -30,7 +30,8 @@ class PrefetchPolicy(Protocol):
         """Yield adapters to bring to the host cache, the most urgent first.
 
         Asked whenever the loader is free; it takes the first that is not there, and for which there is room:
-        one is evicted that neither runs nor has been loaded for somebody who still waits.
+        one is evicted that neither runs nor has been loaded for somebody who still waits, and is not brought
+        back at the same instant unless somebody waits for it.
         """
         ...
 

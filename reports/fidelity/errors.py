@@ -5,10 +5,9 @@ from collections.abc import Callable
 import pandas as pd
 from matplotlib.axes import Axes
 
-from reports import svg
 from reports.experiments.document import markdown_table
 from reports.numbers import number
-from reports.svg import MARKERS, SERIES, Plot, draw_grid
+from reports.svg import Plot, draw_grid, draw_scatter
 
 QUANTITIES = {
     "output_throughput": ("output throughput, tokens/s", 3.0),
@@ -90,18 +89,9 @@ def scatter_plot(rows: pd.DataFrame) -> Plot:
 def _scatter(rows: pd.DataFrame, title: str) -> Callable[[Axes], None]:
     def paint(axes: Axes) -> None:
         shown = rows[(rows.measured > 0) & (rows.simulated > 0)]
-        for index, (policy, part) in enumerate(shown.groupby("policy")):
-            axes.plot(
-                part.measured,
-                part.simulated,
-                MARKERS[index % len(MARKERS)],
-                color=SERIES[index % len(SERIES)],
-                markersize=4,
-                markeredgewidth=0,
-                label=str(policy),
-            )
-        axes.set(xscale="log", yscale="log", xlabel="measured", ylabel="simulated", title=title)
-        svg.draw_diagonal(axes)
+        groups = shown.groupby("policy")
+        draw_scatter(axes, ((str(name), it.measured, it.simulated) for name, it in groups), markersize=4)
+        axes.set(ylabel="simulated", title=title)
         axes.legend(fontsize=6, loc="upper left", handletextpad=0.1)
 
     return paint

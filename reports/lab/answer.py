@@ -228,11 +228,11 @@ def _lab_warnings(lab: Lab) -> list[str]:
         )
     if any(len(seeds) < 2 for seeds in lab.seeds.values()):
         found.append("Some policies ran with one seed alone: what they differ by has no interval.")
+    cases = (*lab.cases.values(), *lab.references.values())
+    summaries = [run.summary for case in cases for run in case.runs.values()]
+    found += dict.fromkeys(f"{text}." for summary in summaries for text in summary.get("warnings", ()))
     ranges = dict.fromkeys(
-        str(text)
-        for case in (*lab.cases.values(), *lab.references.values())
-        for run in case.runs.values()
-        for text in run.summary.get("profile", {}).get("outside_range", ())
+        str(text) for summary in summaries for text in summary.get("profile", {}).get("outside_range", ())
     )
     return found + [f"Outside what was measured: {text}. The cost there is extrapolated." for text in ranges]
 

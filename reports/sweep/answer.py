@@ -1,6 +1,6 @@
 """What a sweep says, in words; every sentence comes from the numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from reports.numbers import bare, duration, listed, percent, with_unit
@@ -101,7 +101,9 @@ def warnings(rows: Sequence[Row], choice: Recommendation | None) -> list[str]:
             f"{len(failed)} of {len(rows)} runs failed and count as a loss of 100\u202f%: "
             f"{listed([f'{row.setting} under {row.traffic}' for row in failed])}. All results says why."
         )
-    for text, where in _outside_range(rows).items():
+    for text, where in _said_of(rows, lambda row: row.summary.get("warnings")).items():
+        found.append(f"{text} ({_where(where, rows)}).")
+    for text, where in _said_of(rows, lambda row: row.profile.get("outside_range")).items():
         found.append(
             f"Outside what was measured: {text} ({_where(where, rows)}). The cost there is extrapolated."
         )
@@ -112,11 +114,11 @@ def warnings(rows: Sequence[Row], choice: Recommendation | None) -> list[str]:
     return found + _edge(rows, choice)
 
 
-def _outside_range(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return the profile's warnings, each with the runs that it is about."""
+def _said_of(rows: Sequence[Row], texts: Callable[[Row], Iterable[str] | None]) -> dict[str, list[Row]]:
+    """Return the texts, each with the runs that it is about."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        for text in row.profile.get("outside_range") or ():
+        for text in texts(row) or ():
             found.setdefault(str(text), []).append(row)
     return found
 

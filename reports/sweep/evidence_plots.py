@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from reports import svg
 from reports.numbers import duration, number, signed
-from reports.svg import MARKERS, SERIES, Plot
+from reports.svg import SERIES, Plot
 from reports.sweep.evidence import Check, Fit, Swap
 
 MEDIAN_TARGET_PCT = 5.0
@@ -52,27 +52,10 @@ def _scatter(predictions: pd.DataFrame, quantity: str) -> Plot:
     regimes = list(dict.fromkeys(table["regime"]))
 
     def paint(axes: Axes) -> None:
-        for index, regime in enumerate(regimes):
-            points = thinned(table[table["regime"] == regime])
-            axes.plot(
-                points["measured_ms"],
-                points["predicted_ms"].clip(lower=1e-3),
-                MARKERS[index % len(MARKERS)],
-                color=SERIES[index % len(SERIES)],
-                markersize=3.5,
-                markeredgewidth=0,
-                alpha=0.7,
-                label=regime,
-            )
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        low, high = min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])
-        axes.plot([low, high], [low, high], color=svg.FAINT, linewidth=1, zorder=0)
-        axes.set(
-            xlim=(low, high), ylim=(low, high), xlabel="measured, ms", ylabel="predicted, ms", box_aspect=1
-        )
-        for axis in (axes.xaxis, axes.yaxis):
-            svg.log_ticks(axis, high / low)
+        points = [(regime, thinned(table[table["regime"] == regime])) for regime in regimes]
+        groups = ((regime, it["measured_ms"], it["predicted_ms"].clip(lower=1e-3)) for regime, it in points)
+        svg.draw_scatter(axes, groups, markersize=3.5, alpha=0.7)
+        axes.set(xlabel="measured, ms", ylabel="predicted, ms")
         axes.figure.legend(
             loc="outside upper center", ncols=2, markerscale=1.4, handletextpad=0.1, columnspacing=1
         )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from sim.errors import UserError
 from sim.plan.targets import Target
 from sim.plan.trials import Trial
 from sim.prices import Prices
@@ -16,16 +17,21 @@ def answer_of(
     targets: Sequence[Target],
     prices: Prices,
 ) -> dict[str, Any]:
-    """Return ``plan.json``: the cheapest setting that meets the targets, or the nearest one."""
+    """Return ``plan.json``: the cheapest setting that meets the targets, or the nearest one.
+
+    Raises UserError where no setting could be tried, for want of anything but memory.
+    """
     good = found[1] if found else [trial for trial in trials if trial.status == "ok"]
     best = max(good, key=lambda trial: trial.margin, default=None)
     answer: dict[str, Any] = {
         "met": found is not None,
         "num_tried": len(trials),
         "num_out_of_memory": sum(trial.status == "oom" for trial in trials),
+        "failed": [f"{trial.setting}: {trial.message}" for trial in trials if trial.status == "error"],
         "prices": {"source": prices.source, "date": prices.date},
     }
     if best is None:
+        _refuse_if_failed(trials)
         first = trials[0]
         return answer | {"chosen": None, "message": f"{first.setting}: {first.message}"}
     gpu = best.setting.values["profile"].get("provenance", {}).get("gpu")
@@ -51,6 +57,14 @@ def answer_of(
         "outside_range": best.warnings,
     }
     return answer | {"chosen": chosen}
+
+
+def _refuse_if_failed(trials: Sequence[Trial]) -> None:
+    failed = [trial for trial in trials if trial.status == "error"]
+    if failed:
+        same = len({trial.message for trial in trials}) == 1
+        where = "" if same else f"no setting could be tried; the first that failed: {failed[0].setting}: "
+        raise UserError(f"{where}{failed[0].message}")
 
 
 def _finite(value: float) -> float | None:
@@ -100,5 +114,8 @@ def _bill(answer: Mapping[str, Any]) -> str:
 
 
 def _tried(answer: Mapping[str, Any]) -> Iterator[str]:
-    oom = answer["num_out_of_memory"]
-    yield f"{answer['num_tried']} settings tried{f', {oom} of them out of memory' if oom else ''}."
+    oom, failed = answer["num_out_of_memory"], answer["failed"]
+    parts = [f"{answer['num_tried']} settings tried"]
+    parts += [f"{oom} of them out of memory"] * bool(oom) + [f"{len(failed)} failed"] * bool(failed)
+    yield f"{', '.join(parts)}."
+    yield from (f"lorasim-plan: warning: {text}" for text in failed)

@@ -1,13 +1,17 @@
 """Trials of a plan: settings simulated in processes, against targets."""
 
 import json
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from sim.caveats import caveats_of
+from sim.cli import is_users, one_line
 from sim.errors import DoesNotFit
 from sim.plan.grid import SearchConfig, Setting
 from sim.plan.targets import Target
@@ -23,6 +27,7 @@ class Trial:
     margins: dict[str, float] = field(default_factory=dict)
     reached_ms: dict[str, float] = field(default_factory=dict)
     status: str = "ok"
+    """Or ``oom``, or ``error``, where one seed was enough for that."""
     message: str = ""
     serve_command: str = ""
     policies: Mapping[str, Any] | None = None
@@ -83,12 +88,23 @@ def _outcome(number: int, values: Mapping[str, Any], targets: Sequence[Target]) 
         result = simulation.simulate(values)
     except DoesNotFit as error:
         return number, _Outcome("oom", str(error))
+    except Exception as error:  # A policy of the user's, say: the other settings have their answers.
+        return number, _Outcome("error", _message(error))
     start_s, window_s = float(values["warmup_s"]), result.summary["duration_s"]
     reached = {
         target.name: target.reached_ms(result.requests, start_s, start_s + window_s) for target in targets
     }
-    command, warnings = result.summary["vllm_serve_command"], result.summary["profile"]["outside_range"]
+    command, warnings = result.summary["vllm_serve_command"], caveats_of(result.summary)
     return number, _Outcome("ok", "", reached, command, result.policies, warnings)
+
+
+def _message(error: Exception) -> str:
+    """Return what a failed run says in one line, and where, if no user can mend it."""
+    if is_users(error):
+        return one_line(error)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"{what} ({Path(last.filename).name}, line {last.lineno})"
 
 
 def _add(trial: Trial, outcome: _Outcome, targets: Sequence[Target]) -> None:

@@ -38,7 +38,8 @@ def serve_job(config: DictConfig) -> None:
     server = Server(make_app(backend), backend)
     allow_many_connections()
     with listen(backend.config.serve) as listening:
-        _announce(backend.config.model_name, url(listening), backend.outside_range())
+        warnings = [*backend.config.engine.refused_by_vllm(), *backend.outside_range()]
+        _announce(backend.config.model_name, url(listening), warnings)
         with suppress(KeyboardInterrupt):  # The way to stop it, which has been seen to.
             server.run([listening])
 

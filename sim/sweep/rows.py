@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sim.caveats import caveats_of
 from sim.files import write_atomically
 
 SWEEP_FILE = "sweep.csv"
@@ -28,7 +29,7 @@ class JobRow:
     cells: dict[str, Any]
     """Its row of ``sweep.csv``."""
     warnings: list[str]
-    """Where the run left what the profile has measured."""
+    """`caveats_of` the run."""
     resumed: bool
     """Whether the result was there already."""
 
@@ -67,8 +68,7 @@ def put_row(
     sweep_dir: Path, number: int, cells: Mapping[str, Any], summary: Mapping[str, Any], resumed: bool
 ) -> None:
     """Put the row of job ``number``. Raises OSError."""
-    warnings = (summary.get("profile") or {}).get("outside_range", [])
-    row = {"number": number, "cells": dict(cells), "warnings": warnings, "resumed": resumed}
+    row = {"number": number, "cells": dict(cells), "warnings": caveats_of(summary), "resumed": resumed}
     write_atomically(sweep_dir / ROWS_FOLDER / f"{number:06d}.json", json.dumps(row).encode())
 
 

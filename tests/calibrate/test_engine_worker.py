@@ -150,7 +150,7 @@ def test_a_play_leaves_its_tables_and_with_them_the_hosts_reference(plan: Any, t
     assert meta["settings"] == plan["engine"] | {"max_loras": 4} | own
     assert (worker.vllm.max_cpu_loras, worker.vllm.max_num_seqs) == ([32, 32, 8], [64, 64, 2])
     three = ["adapter-0000", "adapter-0001", "adapter-0002"]
-    assert worker.vllm.preloaded == [([], []), ([], []), (three, three[:2])]
+    assert worker.vllm.preloaded == [(three, three[:2])]
     assert (meta["engine"], meta["bridged"], meta["num_gpu_blocks"]) == ("plain", False, 100)
     assert meta["play"]["workload"] == WORKLOAD and meta["play"]["policy"] is None
 
@@ -166,14 +166,22 @@ def test_each_way_of_bringing_adapters_in_has_a_reference_of_its_own(plan: Any, 
         {"name": "swaps", "phases": "swaps", "policy": "fast"},
     )
     fast = {"swaps": "one_piece"}
-    assert worker.vllm.policies[::2] == [None] * 6, "adapters that are there first came in vLLM's way"
-    assert worker.vllm.policies[1::2] == [fast, fast, None, None, fast, fast]
+    assert worker.vllm.policies == [fast, fast, None, None, fast, fast]
     assert worker.vllm.max_cpu_loras == [32] * 6
     meta = json.loads((tmp_path / "measurements/host/model/one_piece/swaps/meta.json").read_text())
     assert meta["name"] == "swaps" and meta["settings"]["max_loras"] == 8
     assert "load" in set(
         pd.read_parquet(tmp_path / "measurements/host/model/one_piece/swaps/steps.parquet").phase
     )
+
+
+def test_adapters_that_are_there_first_come_in_vllms_own_way(plan: Any) -> None:
+    own = {"initial_host_cache": 3, "initial_slots": 2}
+    play = {"workload": "short", "seed": 3, "policy": "fast"}
+    worker = do(plan, "bridged", {"name": "one", **play}, {"name": "two", **play, "settings": own})
+    fast = {"swaps": "one_piece"}
+    assert worker.vllm.policies == [fast, fast, None, fast]
+    assert len(worker.vllm.preloaded) == 1
 
 
 def test_sleep_and_wake_are_timed(plan: Any, tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def sweep(tmp_path: Path) -> Path:
         *(run_of("uniform", 64, None, None), run_of("zipf", 64, None, None)),
     ]
     runs[0][1]["profile"]["outside_range"] = ["max_loras=4 is outside the measured 8 to 64"]
+    runs[1][1]["warnings"] = ["workload.request_rate=8 is without effect"]
     return write_sweep(tmp_path / "sweep", runs)
 
 
@@ -261,6 +262,7 @@ def test_every_row_is_there_and_a_failed_one_with_its_message(
     ]
     assert "2 of 8 runs failed" in html
     assert "max_loras=4 is outside the measured 8 to 64 (1 of 8 runs: max_loras 4 under uniform)" in html
+    assert "workload.request_rate=8 is without effect (1 of 8 runs: max_loras 4 under zipf)" in html
 
 
 def test_words_come_from_the_numbers(monkeypatch: pytest.MonkeyPatch, sweep: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sim.__main__ import main
-from tests.refusal import refused
+from tests.refusal import Refusal
 
 # The arguments, and what the line must name.
 BAD_ARGUMENTS = {
@@ -103,40 +103,22 @@ BAD_TRACES = {
 
 
 @pytest.mark.parametrize(("words", "named"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
-def test_bad_argument(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    words: list[str],
-    named: str,
-) -> None:
-    assert named in refused(monkeypatch, capsys, tmp_path, ["profile=constant", *words])
+def test_bad_argument(refusal: Refusal, words: list[str], named: str) -> None:
+    assert named in refusal(["profile=constant", *words])
 
 
 @pytest.mark.parametrize(("text", "named"), BAD_PROFILES.values(), ids=BAD_PROFILES)
-def test_bad_profile(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    text: bytes,
-    named: str,
-) -> None:
+def test_bad_profile(refusal: Refusal, tmp_path: Path, text: bytes, named: str) -> None:
     (tmp_path / "my_conf" / "profile").mkdir(parents=True)
     (tmp_path / "my_conf" / "profile" / "mine.yaml").write_bytes(text)
-    assert named in refused(monkeypatch, capsys, tmp_path, ["--config-dir", "my_conf", "profile=mine"])
+    assert named in refusal(["--config-dir", "my_conf", "profile=mine"])
 
 
 @pytest.mark.parametrize(("content", "named"), BAD_TRACES.values(), ids=BAD_TRACES)
-def test_bad_trace(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    content: bytes,
-    named: str,
-) -> None:
+def test_bad_trace(refusal: Refusal, tmp_path: Path, content: bytes, named: str) -> None:
     (tmp_path / "T.jsonl").write_bytes(content)
     words = ["workload=trace", "workload.path=T.jsonl", "profile=constant"]
-    assert named in refused(monkeypatch, capsys, tmp_path, words)
+    assert named in refusal(words)
 
 
 BAD_SWEEPS = {
@@ -161,14 +143,8 @@ BAD_SWEEPS = {
 
 
 @pytest.mark.parametrize(("words", "named"), BAD_SWEEPS.values(), ids=BAD_SWEEPS)
-def test_bad_sweep_is_refused_before_its_first_run(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    words: list[str],
-    named: str,
-) -> None:
-    assert named in refused(monkeypatch, capsys, tmp_path, ["-m", "profile=constant", *words])
+def test_bad_sweep_is_refused_before_its_first_run(refusal: Refusal, words: list[str], named: str) -> None:
+    assert named in refusal(["-m", "profile=constant", *words])
 
 
 def test_bad_choice_in_a_sweep_is_refused_before_its_first_run(

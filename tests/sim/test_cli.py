@@ -131,6 +131,20 @@ def test_a_sweep_warns_once_of_each_range_that_its_runs_leave(
     assert warnings == ["lorasim: warning: max_loras=4 is outside the measured 8 to 64"]
 
 
+def test_a_run_and_a_sweep_name_what_is_without_effect(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*QUICK, "workload.request_rate=8"]
+    said = (
+        "lorasim: warning: workload.request_rate=8 is without effect: workload.mode=closed keeps "
+        "workload.concurrency=64 requests in flight"
+    )
+    lorasim(monkeypatch, tmp_path, *words, "hydra.run.dir=out")
+    assert capsys.readouterr().err.splitlines() == [said]
+    lorasim(monkeypatch, tmp_path, "-m", *words, "seed=0,1", ONE_BY_ONE, "hydra.sweep.dir=sweep")
+    assert [line for line in capsys.readouterr().err.splitlines() if "warning" in line] == [said]
+
+
 def test_error_in_the_sweeps_own_files_is_no_success(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ from sim.sweep.objective import higher_is_better
 from sim.sweep.paired import paired_difference
 from sim.sweep.runs import Run, load_runs
 from sim.sweep.settings import flat_settings, label
-from tests.refusal import refused
+from tests.refusal import Refusal
 
 FINITE = st.floats(-1e6, 1e6)
 
@@ -196,15 +196,9 @@ def test_command_prints_and_writes(
         (["a"], "one setting alone"),
     ],
 )
-def test_bad_arguments_are_one_line(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    words: list[str],
-    named: str,
-) -> None:
+def test_bad_arguments_are_one_line(refusal: Refusal, tmp_path: Path, words: list[str], named: str) -> None:
     write(tmp_path / "a", run())
-    assert named in refused(monkeypatch, capsys, tmp_path, words, main=main, prog=PROG)
+    assert named in refusal(words, main=main, prog=PROG)
 
 
 def test_a_sweep_without_its_columns_is_named(tmp_path: Path) -> None:

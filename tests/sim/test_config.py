@@ -188,3 +188,9 @@ def test_the_values_of_a_run_are_what_a_run_takes(with_hydra: bool) -> None:
     assert RunConfig.from_mapping(values).seed == 7
     assert values["workload"]["request_rate"] == 3
     assert set(run_values(composed, "slo", "record")) == set(values) - {"slo", "record"}
+
+
+@pytest.mark.parametrize(("block_size", "warns"), [(16, False), (64, False), (4, True), (17, True)])
+def test_blocks_that_vllm_would_refuse_are_simulated_with_a_warning(block_size: int, warns: bool) -> None:
+    said = f"engine.block_size={block_size}: vLLM would not start; on a GPU it takes multiples of 16"
+    assert EngineConfig(block_size=block_size).refused_by_vllm() == ([said] if warns else [])

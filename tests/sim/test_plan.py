@@ -23,7 +23,7 @@ from sim.plan.planner import Search
 from sim.plan.targets import Target
 from sim.prices import Prices
 from sim.simulation import simulate
-from tests.refusal import refused
+from tests.refusal import Refusal
 from tests.sim.test_simulation import OPEN, config
 
 NEVER = 1000
@@ -197,6 +197,34 @@ def test_bill_and_foreign_policies(
     assert chosen["vllm_serve_command"] in shown
 
 
+def test_a_policy_that_raises_is_a_setting_that_failed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine" / "admission").mkdir(parents=True)
+    (tmp_path / "mine" / "admission" / "raises.yaml").write_text("_target_: test_policy_runs.Raises\n")
+    words = ["slo.ttft_p99_ms=1e9", "workload.request_rate=5", "search.max_loras=[4]"]
+    words += ["search.max_cpu_loras=[64]", "search.policies=[{admission:raises},{}]"]
+    found, rows = plan(monkeypatch, tmp_path, *words, "--config-dir", "mine")
+    assert found["met"] and [(row["admission"], row["status"]) for row in rows] == [
+        ("raises", "error"),
+        ("vllm", "ok"),
+    ]
+    message = "admission policy Raises: candidates raised KeyError: 'nobody' (step 0, "
+    assert message in rows[0]["message"]
+    (failed,) = found["failed"]
+    assert message in failed and failed.startswith("max_loras 4, max_cpu_loras 64, admission raises")
+    shown = capsys.readouterr().out
+    assert "2 settings tried, 1 failed." in shown and f"lorasim-plan: warning: {failed}" in shown
+
+
+def test_a_plan_without_a_setting_that_runs_is_refused(refusal: Refusal, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "admission").mkdir(parents=True)
+    (tmp_path / "mine" / "admission" / "raises.yaml").write_text("_target_: test_policy_runs.Raises\n")
+    words = [*QUICK, "slo.ttft_p99_ms=1e9", "workload.request_rate=5", "search.policies=[{admission:raises}]"]
+    line = refusal([*words, "--config-dir", "mine"], main=main, prog=PROG)
+    assert "candidates raised KeyError: 'nobody'" in line
+
+
 FOREIGN = "{admission:amortize,eviction:queue_aware,prefetch:queue}"
 
 
@@ -276,11 +304,5 @@ def test_plain_vllm_needs_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         (["slo.ttft_p99_ms=9", "workload.request_rate=-1"], "workload.request_rate=-1"),
     ],
 )
-def test_bad_arguments_are_one_line(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    words: list[str],
-    named: str,
-) -> None:
-    assert named in refused(monkeypatch, capsys, tmp_path, [*QUICK, *words], main=main, prog=PROG)
+def test_bad_arguments_are_one_line(refusal: Refusal, words: list[str], named: str) -> None:
+    assert named in refusal([*QUICK, *words], main=main, prog=PROG)

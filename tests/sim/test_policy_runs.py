@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 import conf
 from policies.prefetch import QueuePrefetch
+from sim.adapters import AdapterEvent, AdapterTiers
 from sim.errors import UserError
 from sim.simulation import run, simulate
 
@@ -137,6 +138,28 @@ def test_a_loader_does_not_outlast_the_requests(eviction: str) -> None:
     workload = BUSY | {"num_requests": 30, "popularity": {"kind": "uniform"}}
     policies = {"prefetch": PREFETCH["popular"], "eviction": EVICTION[eviction]}
     summary = simulate(config(workload, SMALL | {"max_cpu_loras": 4}, **policies)).summary
+    assert summary["counts"]["completed"] == 30
+
+
+@pytest.mark.parametrize("eviction", ["lfu", "working_set"])
+@pytest.mark.parametrize("jobs", [None, 1, 3])
+def test_loads_that_take_no_time_end(
+    eviction: str, jobs: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wanted and what is evicted never agree: adapters would push each other out at one instant."""
+    loaded: list[str] = []
+    insert = AdapterTiers.insert_host
+
+    def counted(tiers: AdapterTiers, adapter: str) -> list[AdapterEvent]:
+        loaded.append(adapter)
+        assert len(loaded) < 5000, "loads go on for ever"
+        return insert(tiers, adapter)
+
+    monkeypatch.setattr(AdapterTiers, "insert_host", counted)
+    constant = yaml.safe_load((CONF / "profile/constant.yaml").read_text())
+    workload = BUSY | {"num_requests": 30, "popularity": {"kind": "uniform"}, "request_rate": 5.0}
+    policies = {"prefetch": PREFETCH["popular"], "eviction": EVICTION[eviction], "loader": {"jobs": jobs}}
+    summary = simulate(config(workload, SMALL, profile=constant, **policies)).summary
     assert summary["counts"]["completed"] == 30
 
 
