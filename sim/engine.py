@@ -384,7 +384,7 @@ class Engine:
         """Bring the adapters into slots; where the step before had the same, they are there."""
         in_order = list(adapters)
         if in_order == self._applied:
-            self.tiers.repeat(in_order, 1, now_ns)
+            self.tiers.repeat(adapters, 1, now_ns)
             return []
         self._applied = in_order
         return self.tiers.apply(in_order)
