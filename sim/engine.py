@@ -365,7 +365,8 @@ class Engine:
         for kind, adapter, _ in swaps.events:
             if kind == "activate":
                 rank = ranks.get(adapter, default_rank)
-                swaps.copy(costs.copy_ns(rank), activate_ns)
+                if copy_ns := costs.copy_ns(rank):
+                    swaps.copy(copy_ns, activate_ns)
                 duration_ns = costs.activate_ns(rank)
                 if loader is not None and loader.is_busy:
                     duration_ns = round(duration_ns * loader.config.host_factor)
@@ -504,8 +505,7 @@ class _Swaps:
 
     def copy(self, duration_ns: int, after_ns: int) -> None:
         """Copy one more adapter, with which the host begins `after_ns` from now."""
-        if duration_ns:
-            self.copied_ns = max(self.copied_ns, self.end_ns + after_ns) + duration_ns
+        self.copied_ns = max(self.copied_ns, self.end_ns + after_ns) + duration_ns
 
     def wait_for_copies(self, gpu_free_ns: int) -> None:
         """Count what the step has to wait for copies when the host is done."""
