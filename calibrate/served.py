@@ -7,7 +7,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from calibrate.dataset import read_json, read_meta
-from calibrate.host_terms import from_reference, from_swaps
+from calibrate.host_terms import from_others, from_reference
 from calibrate.validate import META_KEYS, percent, profile_of, siblings, simulated, swaps_mode
 from sim.cli import hydra_entry
 from sim.errors import UserError
@@ -28,7 +28,7 @@ def compare(name: str, run: dict[str, Any], config: dict[str, Any]) -> list[dict
     policy = run["policy"] or {}
     profile = profile_of(swaps_mode(policy), config)
     host = Path(run["host"])  # A replay of the same hour tells the host's speed.
-    scale = from_swaps(host, siblings(host), profile, from_reference(host, profile))
+    scale = from_others(host, siblings(host), profile, from_reference(host, profile))
     served = {key: result[key] for key in ("num_prompts", "max_concurrency")}
     found = simulated(meta_of(served, policy, host, config), config, profile, scale)
     return [

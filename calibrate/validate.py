@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from calibrate.bridge.settings import VLLMS_SWAPS
 from calibrate.dataset import read_meta, read_table
-from calibrate.host_terms import Scale, from_reference, from_swaps, from_the_replay_itself
+from calibrate.host_terms import Scale, from_others, from_reference, with_its_own_swaps
 from sim.cli import hydra_entry
 from sim.errors import UserError
 from sim.fields import plain_values
@@ -126,8 +126,9 @@ def compare(folder: Path, config: dict[str, Any]) -> pd.DataFrame:
     reference = from_reference(folder, profile)
     others = [other for other in siblings(folder) if other.name != folder.name]
     first, meta = measured(folder, config["slo"]), read_meta(folder / "meta.json", META_KEYS)
-    prediction = simulated(meta, config, profile, from_swaps(folder, others, profile, reference))
-    given_swaps = simulated(meta, config, profile, from_the_replay_itself(folder, profile, reference))
+    scale = from_others(folder, others, profile, reference)
+    prediction = simulated(meta, config, profile, scale)
+    given_swaps = simulated(meta, config, profile, with_its_own_swaps(folder, profile, scale))
     repetition = folder.with_name(folder.name + AGAIN)
     again = measured(repetition, config["slo"]) if repetition.exists() else {}
     play, below = meta["play"], is_below_saturation(folder)
