@@ -184,6 +184,8 @@ def _constant(settings: Mapping[str, Any]) -> ConstantCosts:
     step_ms = _finite(settings.get("step_ms"), "profile.step_ms")
     if step_ms <= 0:
         raise UserError(f"profile.step_ms={step_ms:g}: must be greater than 0")
+    if step_ms * NS_PER_MS < 1:
+        raise UserError(f"profile.step_ms={step_ms:g}: must be at least {1 / NS_PER_MS:g}, which is 1 ns")
     return ConstantCosts(step_ms)
 
 
