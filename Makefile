@@ -59,7 +59,8 @@ lab: $(STAMP) ## The same on the whole grid, with what the answer depends on (ru
 published: $(STAMP) ## Make reports/published anew, from the files in the tree
 	@$(BIN)/lorasim -m +experiment=first_light hydra.sweep.dir=$(FIRST_LIGHT)
 	$(BIN)/python -m calibrate.fit
-	$(BIN)/python -m calibrate.fit name=h100_llama_3_1_8b_one_piece swaps=$(MEASURED)/Llama-3.1-8B/one_piece
+	$(BIN)/python -m calibrate.fit name=h100_llama_3_1_8b_one_piece swaps=$(MEASURED)/Llama-3.1-8B/one_piece \
+		without.schedule_ms=[cache_entries_adapters]
 	$(BIN)/python -m calibrate.fit name=h100_qwen3_0_6b model=qwen3_0_6b measurements=$(MEASURED)/Qwen3-0.6B
 	$(BIN)/python -m calibrate.validate
 	$(BIN)/python -m calibrate.validate replays=calibrate/replays/h100/Qwen3-0.6B profile=h100_qwen3_0_6b

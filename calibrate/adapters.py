@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from sim.errors import UserError
 
@@ -70,8 +71,9 @@ def write_adapter(folder: Path, model: dict[str, Any], rank: int, seed: int) -> 
 class AdapterStore:
     """Any number of adapter names over a few distinct files, so that a thousand adapters fit in memory.
 
-    Names are dealt out to files in turn. vLLM reads a file anew for each name, so loads cost what they would
-    cost with a file each, as long as the files stay in the page cache.
+    A name has the same file in every engine, so that outputs can be compared between engines. vLLM reads a
+    file anew for each name, so loads cost what they would cost with a file each, as long as the files stay in
+    the page cache.
     """
 
     def __init__(self, root: Path, model: dict[str, Any], rank: int, num_files: int) -> None:
@@ -86,4 +88,5 @@ class AdapterStore:
         from vllm.lora.request import LoRARequest
 
         number = self._ids.setdefault(adapter, len(self._ids) + 1)
-        return LoRARequest(adapter, number, str(self._folders[number % len(self._folders)]))
+        folder = self._folders[crc32(adapter.encode()) % len(self._folders)]
+        return LoRARequest(adapter, number, str(folder))

@@ -10,6 +10,7 @@ import pandas as pd
 import yaml
 from omegaconf import DictConfig
 
+from calibrate.copies import copy_durations
 from calibrate.dataset import Measurements, read, reference
 from calibrate.forms import FORMS, Quantity
 from calibrate.regression import Floats, design, fit, intervals, relative_errors
@@ -178,6 +179,12 @@ def fit_swaps(swaps: pd.DataFrame) -> tuple[dict[str, Any], pd.DataFrame]:
     return section, pd.concat(tables)[columns].round(3)
 
 
+def copy_section(steps: pd.DataFrame) -> dict[str, Any]:
+    """Return what a copy to a slot takes of the GPU; nothing where the host's work on it takes as long."""
+    copies_ms = copy_durations(steps)
+    return {} if copies_ms.empty else {"copy": {"rank_ms": rounded(float(copies_ms.median()))}}
+
+
 def _mean_ratio(measured: Floats, predicted: Floats) -> float:
     """Relative least squares favours short durations; a queue feels the mean."""
     return float(measured.sum() / predicted.sum())
@@ -284,7 +291,9 @@ def profile(
     for fitted in fits:
         place = fitted.quantity.graph
         target = sections["host"] if place is None else sections["steps"].setdefault(place, {})
-        target[fitted.quantity.name] = terms_section(fitted)
+        without = config["without"].get(fitted.quantity.name, ()) if place is None else ()
+        section = terms_section(fitted)
+        target[fitted.quantity.name] = {key: term for key, term in section.items() if key not in without}
     held = errors[errors.split == "heldout"]
     apart = {} if of_swaps is measurements else {"swaps": provenance(of_swaps, of_swaps.folder)}
     return {
@@ -293,7 +302,7 @@ def profile(
         "name": config["name"],
         "model": config["model"]["name"],
         **sections,
-        "swaps": fit_swaps(of_swaps.swaps)[0],
+        "swaps": fit_swaps(of_swaps.swaps)[0] | copy_section(of_swaps.steps),
         "host_scale": dict.fromkeys(HOST_SCALES, 1.0),
         "reference_ms": references(measurements, of_swaps),
         "memory": memory(measurements, config["model"]),

@@ -38,7 +38,8 @@ def jobs_of(config: dict[str, Any]) -> list[list[dict[str, Any]]]:
     """
     rounds = []
     for number, planned in enumerate(config["rounds"]):
-        jobs = [_job(job, f"rounds[{number}]", planned["engines"], config) for job in planned["jobs"]]
+        own = config | {"host": planned.get("host", config["host"])}
+        jobs = [_job(job, f"rounds[{number}]", planned["engines"], own) for job in planned["jobs"]]
         rounds.append([job for job in jobs if not (Path(job["folder"]) / "meta.json").exists()])
     return rounds
 

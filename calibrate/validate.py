@@ -23,6 +23,7 @@ QUANTITIES = (
     "median_tpot_ms",
     "adapter_loads",
     "adapter_activations",
+    "request_goodput",
 )
 KEPT_UP = 0.2
 """In half a minute, what is in flight at the end is a tenth of the requests."""
@@ -33,8 +34,10 @@ META_KEYS = ("play.workload.duration_s", "play.seed", "settings.max_lora_rank", 
 REQUEST_COLUMNS = ("arrival_s", "first_token_s", "finish_s", "num_generated_tokens")
 
 
-def measured(folder: Path) -> dict[str, float]:
-    """Return the metrics of a replay, defined as in `sim.metrics`."""
+def measured(folder: Path, slo: dict[str, float]) -> dict[str, float]:
+    """Return the metrics of a replay, defined as in `sim.metrics`; `slo` as in `sim.config.SloConfig`, with
+    `ttft_ms` and `tpot_ms`.
+    """
     meta = read_meta(folder / "meta.json", META_KEYS)
     rows = read_table(folder / "requests.parquet", REQUEST_COLUMNS)
     swaps = read_table(folder / "swaps.parquet", ("phase", "kind", "duration_s"))
@@ -42,16 +45,19 @@ def measured(folder: Path) -> dict[str, float]:
     if done.empty:
         raise UserError(f"{folder}: no request of the replay has finished; replay a longer workload")
     ttft_ms = 1e3 * (done.first_token_s - done.arrival_s)
-    several = done[done.num_generated_tokens > 1]
-    tpot_ms = 1e3 * (several.finish_s - several.first_token_s) / (several.num_generated_tokens - 1)
+    following = done.num_generated_tokens - 1
+    tpot_ms = (1e3 * (done.finish_s - done.first_token_s) / following).where(following > 0)
+    is_good = (ttft_ms <= slo["ttft_ms"]) & ~(tpot_ms > slo["tpot_ms"])
+    duration_s = meta["play"]["workload"]["duration_s"]
     kinds = swaps[swaps.phase == "replay"].kind.replace("prefetch", "load").value_counts()
     return {
-        "output_throughput": rows.num_generated_tokens.sum() / meta["play"]["workload"]["duration_s"],
+        "output_throughput": rows.num_generated_tokens.sum() / duration_s,
         "median_ttft_ms": float(np.percentile(ttft_ms, 50)),
         "p99_ttft_ms": float(np.percentile(ttft_ms, 99)),
         "median_tpot_ms": float(tpot_ms.median()),
         "adapter_loads": int(kinds.get("load", 0)),
         "adapter_activations": int(kinds.get("activate", 0)),
+        "request_goodput": is_good.sum() / duration_s,
     }
 
 
@@ -69,6 +75,7 @@ def simulated(
         "seed": meta["play"]["seed"],
         "profile": {**profile, "host_scale": scale},
         "loader": loader_of(meta, config),
+        "slo": config["slo"],
         **{key: config[key] for key in ("admission", "eviction")},
         **policies(meta["play"].get("policy"), engine),
     }
@@ -118,11 +125,11 @@ def compare(folder: Path, config: dict[str, Any]) -> pd.DataFrame:
     profile = profile_of(folder, config)
     reference = from_reference(folder, profile)
     others = [other for other in siblings(folder) if other.name != folder.name]
-    first, meta = measured(folder), read_meta(folder / "meta.json", META_KEYS)
+    first, meta = measured(folder, config["slo"]), read_meta(folder / "meta.json", META_KEYS)
     prediction = simulated(meta, config, profile, from_swaps(folder, others, profile, reference))
     given_swaps = simulated(meta, config, profile, from_the_replay_itself(folder, profile, reference))
     repetition = folder.with_name(folder.name + AGAIN)
-    again = measured(repetition) if repetition.exists() else {}
+    again = measured(repetition, config["slo"]) if repetition.exists() else {}
     play, below = meta["play"], is_below_saturation(folder)
     rows = []
     for name in QUANTITIES:

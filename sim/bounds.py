@@ -33,6 +33,10 @@ class FreeSwaps:
         """Return 0."""
         return 0
 
+    def copy_ns(self, rank: int) -> int:
+        """Return 0."""
+        return 0
+
     def mean_load_ns(self, grows: bool, rank: int) -> int:
         """Return 0."""
         return 0

@@ -122,6 +122,10 @@ class CostModel(Protocol):
         """Host time of one activation of an adapter of `rank`, from the host cache to a GPU slot."""
         ...
 
+    def copy_ns(self, rank: int) -> int:
+        """GPU time of the copy that an activation starts, in line with the steps; 0: the host is slower."""
+        ...
+
     def mean_load_ns(self, grows: bool, rank: int) -> int:
         """Mean of what `load_ns` draws."""
         ...
@@ -146,6 +150,10 @@ class ConstantCosts:
         return 0
 
     def activate_ns(self, rank: int) -> int:
+        """Return 0."""
+        return 0
+
+    def copy_ns(self, rank: int) -> int:
         """Return 0."""
         return 0
 

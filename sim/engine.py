@@ -326,9 +326,10 @@ class Engine:
         if self.loader is not None and self.loader.is_busy:
             cost = cost.slowed(self.loader.config.host_factor)
         swaps = self._prepare_adapters(plan, now_ns, now_ns + cost.schedule_ns)
+        self._gpu_free_ns = swaps.copied_ns
         launch_ns = self._inputs_ready_ns(plan, swaps.end_ns, cost)
         launch_end_ns = launch_ns + cost.launch_ns
-        gpu_start_ns = max(gpu_free_ns, launch_ns)
+        gpu_start_ns = max(self._gpu_free_ns, launch_ns)
         gpu_ns, self._gpu_carry_fs = divmod(self._gpu_carry_fs + cost.gpu_fs, FS_PER_NS)
         self._gpu_free_ns = gpu_end_ns = max(gpu_start_ns + gpu_ns, launch_end_ns)
         waited_ns = gpu_start_ns - gpu_free_ns
@@ -356,14 +357,16 @@ class Engine:
         """Load and activate what the step lacks, one after another on the host thread, from `start_ns` on."""
         # Before they are applied, which a load adds to.
         host_entries = len(self.tiers.host_cache)
-        swaps = _Swaps(self._apply(plan.adapters, now_ns), start_ns)
+        swaps = _Swaps(self._apply(plan.adapters, now_ns), start_ns, self._gpu_free_ns)
         if not swaps.events:
             return swaps
         costs, ranks, default_rank = self.costs, self.ranks, self.config.max_lora_rank
         loader, gpu_free_ns, activate_ns = self.loader, self._gpu_free_ns, 0
         for kind, adapter, _ in swaps.events:
             if kind == "activate":
-                duration_ns = costs.activate_ns(ranks.get(adapter, default_rank))
+                rank = ranks.get(adapter, default_rank)
+                swaps.copy(costs.copy_ns(rank), activate_ns)
+                duration_ns = costs.activate_ns(rank)
                 if loader is not None and loader.is_busy:
                     duration_ns = round(duration_ns * loader.config.host_factor)
                 activate_ns += duration_ns
@@ -374,6 +377,7 @@ class Engine:
             elif kind == "evict_host":
                 host_entries -= 1
         swaps.activate(activate_ns, gpu_free_ns)
+        swaps.wait_for_copies(gpu_free_ns)
         return swaps
 
     def _apply(self, adapters: dict[str, None], now_ns: int) -> list[AdapterEvent]:
@@ -472,13 +476,20 @@ class Engine:
 
 
 class _Swaps:
-    """The host thread's work on a step's adapters, in ns; `idle_` is what an idle GPU had to wait for it."""
+    """The host thread's work on a step's adapters, in ns; `idle_` is what an idle GPU had to wait for it.
 
-    __slots__ = ("activate_ns", "end_ns", "events", "idle_activate_ns", "idle_load_ns", "load_ns")
+    The GPU copies an adapter to its slot when it has finished the steps before, and not before the host
+    begins with it; `copied_ns` is when it is done with the last one.
+    """
 
-    def __init__(self, events: list[AdapterEvent], end_ns: int) -> None:
+    __slots__ = (
+        *("activate_ns", "copied_ns", "end_ns", "events", "idle_activate_ns", "idle_load_ns", "load_ns"),
+    )
+
+    def __init__(self, events: list[AdapterEvent], end_ns: int, gpu_free_ns: int) -> None:
         self.events = events
         self.end_ns = end_ns
+        self.copied_ns = gpu_free_ns
         self.load_ns = self.activate_ns = self.idle_load_ns = self.idle_activate_ns = 0
 
     def load(self, duration_ns: int, gpu_free_ns: int) -> None:
@@ -490,6 +501,15 @@ class _Swaps:
         """Work on for so long, while the GPU is free from `gpu_free_ns` on."""
         self.activate_ns += duration_ns
         self.idle_activate_ns += self._go_on(duration_ns, gpu_free_ns)
+
+    def copy(self, duration_ns: int, after_ns: int) -> None:
+        """Copy one more adapter, with which the host begins `after_ns` from now."""
+        if duration_ns:
+            self.copied_ns = max(self.copied_ns, self.end_ns + after_ns) + duration_ns
+
+    def wait_for_copies(self, gpu_free_ns: int) -> None:
+        """Count what the step has to wait for copies when the host is done."""
+        self.idle_activate_ns += max(0, self.copied_ns - max(self.end_ns, gpu_free_ns))
 
     def _go_on(self, duration_ns: int, gpu_free_ns: int) -> int:
         """Return how much of it the GPU waits for."""

@@ -111,6 +111,8 @@ class FittedCosts:
         }
         self.activate_ns = self._swaps["activate"].draw_ns
         """Draw the duration of an activation, given the rank. (Several a step: no function between.)"""
+        copy = _section(swaps, "copy", "swaps") if "copy" in swaps else {"rank_ms": 0}
+        self._copy_rank_ns = _cost(copy, "rank_ms", "swaps.copy") * NS_PER_MS
         self._ranges = {key: ranges[key] for key in RANGED if key in ranges}
         self._is_measured = within(self._ranges)
         self._expected = dict(self._ranges)
@@ -139,6 +141,10 @@ class FittedCosts:
     def load_ns(self, grows: bool, rank: int) -> int:
         """Draw the duration of a load."""
         return self._swaps["load_growing" if grows else "load_recycled"].draw_ns(rank)
+
+    def copy_ns(self, rank: int) -> int:
+        """Duration of the copy of an adapter to its slot."""
+        return round(self._copy_rank_ns * rank)
 
     def mean_load_ns(self, grows: bool, rank: int) -> int:
         """Mean duration of a load."""

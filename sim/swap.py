@@ -97,6 +97,10 @@ class ProcessCosts:
         self._is_running = True
         return stop_ns + self._swap.start_ns
 
+    def copy_ns(self, rank: int) -> int:
+        """Return 0."""
+        return 0
+
     def mean_load_ns(self, grows: bool, rank: int) -> int:
         """Return 0."""
         return 0

@@ -35,6 +35,7 @@ CONFIG: dict[str, Any] = {
     "admission": {"_target_": "policies.admission.FcfsSkip"},
     "eviction": {"_target_": "policies.eviction.Lru"},
     "loader": {"jobs": {"default": 2, "plays": {}}},
+    "slo": {"ttft_ms": 300, "tpot_ms": 200},
 }
 WORDS = ["--config-dir", "my_conf", "profile=mine", "replays=replays"]
 # arrival, first token, finish, tokens
@@ -46,7 +47,7 @@ REQUESTS = [
     (2.0, 2.90, None, 3),
     (3.0, None, None, 0),
 ]
-SIMULATED = dict(zip(QUANTITIES, (5.225, 250.0, 500.0, 200.0, 3, 1), strict=True))
+SIMULATED = dict(zip(QUANTITIES, (5.225, 250.0, 500.0, 200.0, 3, 1, 0.5), strict=True))
 
 
 def write_replay(folder: Path, requests: list[Any] = REQUESTS, loads: int = 2) -> Path:
@@ -89,8 +90,10 @@ def simulator(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_metrics_by_hand(tmp_path: Path) -> None:
-    """TTFT of the finished: 100, 200, 300 and 500 ms; TPOT of those with several tokens: 100, 200, 500."""
-    found = measured(write_replay(tmp_path / "closed"))
+    """TTFT of the finished: 100, 200, 300 and 500 ms; TPOT of those with several tokens: 100, 200, 500. Two
+    are within 300 and 200 ms.
+    """
+    found = measured(write_replay(tmp_path / "closed"), CONFIG["slo"])
     assert found == pytest.approx(
         {
             "output_throughput": 19 / 4,
@@ -99,6 +102,7 @@ def test_metrics_by_hand(tmp_path: Path) -> None:
             "median_tpot_ms": 200,
             "adapter_loads": 2,
             "adapter_activations": 1,
+            "request_goodput": 2 / 4,
         }
     )
 
@@ -169,7 +173,7 @@ def test_nothing_measured_has_no_relative_error(tmp_path: Path, simulator: list[
 def test_a_replay_in_which_nothing_finished_is_refused(tmp_path: Path) -> None:
     folder = write_replay(tmp_path / "closed", REQUESTS[4:])
     with pytest.raises(UserError, match=r"closed: no request of the replay has finished"):
-        measured(folder)
+        measured(folder, CONFIG["slo"])
 
 
 def test_the_table_has_every_replay(
@@ -216,7 +220,7 @@ def test_missing_columns_and_keys_are_named(tmp_path: Path) -> None:
     folder = write_replay(tmp_path / "closed")
     pd.DataFrame({"phase": ["replay"]}).to_parquet(folder / "swaps.parquet")
     with pytest.raises(UserError, match=r"swaps\.parquet: missing columns kind, duration_s"):
-        measured(folder)
+        measured(folder, CONFIG["slo"])
     (folder / "meta.json").write_text('{"play": {"seed": 1}}')
     with pytest.raises(UserError, match=r"meta\.json: missing play\.workload\.duration_s"):
-        measured(folder)
+        measured(folder, CONFIG["slo"])

@@ -83,6 +83,16 @@ class Costs:
     def activate_ns(self, rank: int) -> int:
         return 20
 
+    def copy_ns(self, rank: int) -> int:
+        return 0
+
+
+class SlowCopies(Costs):
+    """An adapter's copy to its slot takes longer than the host's work on it."""
+
+    def copy_ns(self, rank: int) -> int:
+        return 300
+
 
 def request(name: str, arrival: int = 0, prompt: int = 4, output: int = 2, **more: Any) -> Request:
     return Request(name, arrival, prompt, output, **more)
@@ -385,6 +395,18 @@ def test_loads_and_activations_delay_the_launch_and_explain_the_idle_gpu() -> No
     assert times(log.steps) == [(50, 50 + 1 + 200 + 20 + 4, 50 + 1 + 200 + 20 + 4 + STEP)]
     assert step.gpu_idle == (200, 20, 5, 50)
     assert [event.kind for event in step.events] == ["load", "activate"]
+
+
+def test_copies_keep_the_gpu_one_after_another_and_the_mapping_waits_for_them() -> None:
+    """The host loads and activates the second adapter while the first one is being copied."""
+    both = [request(name, 50, output=1, adapter=name) for name in "xy"]
+    step = run(SYNC, both, costs=SlowCopies()).steps[0]
+    assert [event.kind for event in step.events] == ["load", "activate"] * 2
+    first_begins = 50 + 1 + 200
+    second_begins = first_begins + 20 + 200
+    copied = max(first_begins + 300, second_begins) + 300
+    assert step.gpu_start_ns == copied + 4
+    assert step.gpu_idle == (400, 20 + 20 + copied - (second_begins + 20), 5, 50)
 
 
 def test_only_a_host_cache_that_grows_allocates_memory() -> None:

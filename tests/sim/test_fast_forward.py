@@ -45,6 +45,9 @@ class GrowingCosts:
     def activate_ns(self, rank: int) -> int:
         return 7
 
+    def copy_ns(self, rank: int) -> int:
+        return 11
+
 
 class Runs(Log):
     """Counts the steps that were simulated at once."""

@@ -184,6 +184,12 @@ def test_an_override_changes_the_digest(key: str, value: Any) -> None:
     assert load(deepcopy(SETTINGS)).sha256 == load().sha256
 
 
+def test_copies_take_the_gpu_in_proportion_to_the_rank_where_the_profile_has_them() -> None:
+    settings = changed("swaps.copy", {"rank_ms": 0.1})
+    assert load(settings).costs.copy_ns(16) == 1_600_000
+    assert load().costs.copy_ns(16) == 0
+
+
 def test_a_run_says_what_profile_it_used_and_where_it_left_it() -> None:
     settings = changed("model", "tiny")
     summary = simulate(config(OPEN, {"max_lora_rank": 16}, profile=settings)).summary["profile"]
@@ -248,6 +254,10 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "a swap without a mean": (
         changed("swaps.activate.constant_ms"),
         "profile.swaps.activate.constant_ms=None: expected a number",
+    ),
+    "a copy that takes negative time": (
+        changed("swaps.copy", {"rank_ms": -1}),
+        "profile.swaps.copy.rank_ms=-1: must not be negative",
     ),
     "a spread of one": (changed("swaps.activate.spread", [1]), "profile.swaps.activate.spread: "),
     "a spread of words": (
