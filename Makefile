@@ -15,6 +15,8 @@ LAUNCHERS_STAMP := $(VENV)/.launchers-$(VERSION)
 FIRST_LIGHT := runs/first_light
 PUBLISHED := reports/published
 MEASURED := calibrate/measurements/h100
+# Replays of the first H100; those of another one lie beside them.
+REPLAYS := calibrate/replays/h100
 EVIDENCE := fit=calibrate/fits/h100_llama_3_1_8b check=calibrate/replays/h100/Llama-3.1-8B/check.csv
 # The parts of the laboratory's grid that its page compares, those of its other grid, those that it follows along an axis, and its
 # timelines; and where the GPU loaded adapters beside its work.
@@ -63,9 +65,12 @@ published: $(STAMP) ## Make reports/published anew, from the files in the tree
 		without.schedule_ms=[cache_entries_adapters]
 	$(BIN)/python -m calibrate.fit name=h100_qwen3_0_6b model=qwen3_0_6b measurements=$(MEASURED)/Qwen3-0.6B
 	$(BIN)/python -m calibrate.validate
-	$(BIN)/python -m calibrate.validate replays=calibrate/replays/h100/Qwen3-0.6B profile=h100_qwen3_0_6b
+	$(BIN)/python -m calibrate.validate replays=$(REPLAYS)_2/Llama-3.1-8B
+	$(BIN)/python -m calibrate.validate replays=$(REPLAYS)/Qwen3-0.6B profile=h100_qwen3_0_6b
 	$(BIN)/python -m calibrate.fit_sleep_mode
 	$(BIN)/python -m calibrate.served
+	$(BIN)/python -m calibrate.served results=$(REPLAYS)/server settings.num_gpu_blocks=1920 ~runs.amortize \
+		runs.vllm.host=$(REPLAYS)/Llama-3.1-8B/64-closed-uniform runs.winner.host=$(REPLAYS)/Llama-3.1-8B/64-closed-uniform-winner
 	$(BIN)/python -m reports.fidelity
 	$(BIN)/python -m reports dir=$(FIRST_LIGHT) $(EVIDENCE) out=$(PUBLISHED)/first_light/report.html \
 		pictures=$(PUBLISHED)/first_light

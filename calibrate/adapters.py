@@ -2,9 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from zlib import crc32
+
+from sim.errors import UserError
 
 SPREAD = 0.1
 """Standard deviation of adapters' weights. vLLM's dummy base weights lie within 0.001, those of its norms
@@ -27,6 +30,13 @@ def projections(model: dict[str, Any]) -> Iterator[tuple[str, int, int]]:
         yield f"self_attn.{name}", query if name == "o_proj" else hidden, outputs
     for name in MLP:
         yield f"mlp.{name}", *((inner, hidden) if name == "down_proj" else (hidden, inner))
+
+
+def require_torch() -> None:
+    """Raise UserError where what `write_adapter` needs is not installed."""
+    missing = [name for name in ("torch", "safetensors") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"{missing[0]} is not installed: pip install 'lorasim[gpu]'")
 
 
 def write_adapter(folder: Path, model: dict[str, Any], rank: int, seed: int) -> None:

@@ -1,27 +1,28 @@
 """The host's speed on the machine of a replay, which differs between machines and from minute to minute.
 
 Three ways to know it, as factors on a profile's host terms: from the short reference run at the engine's
-start; from the other replays of the same engine, or its longer reference run where there are none; from the
-replay itself, which is no prediction but tells an error of the simulated mechanism from one of the host's
-speed.
+start; from the other replays of the same engine, or its longer reference run of swaps where there are none;
+from the replay's own swaps, which is no prediction but tells an error of the simulated mechanism from one of
+the host's speed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from calibrate.dataset import kinds, read_meta, read_table, reference
+from calibrate.dataset import STEP_COLUMNS, durations, kinds, read_meta, read_table, reference
 from calibrate.phases import SWAP_REFERENCE
+from calibrate.regression import design
 from sim.errors import UserError
 from sim.profile import SWAPS
 
-META_KEYS = ("settings.max_lora_rank",)
+META_KEYS = ("settings.max_lora_rank", "settings.max_loras")
 SWAP_COLUMNS = ("phase", "kind", "duration_s", "host_cache_entries")
 STALL = 5
-"""A swap that takes so many times the median is a stall of the host, not its speed."""
+"""What takes so many times the usual is a stall of the host, not its speed."""
 
 Scale = dict[str, float]
 
@@ -38,20 +39,55 @@ def from_reference(folder: Path, profile: dict[str, Any]) -> Scale:
     return {name: round(here[name] / known[rank][name], 3) for name in here}
 
 
-def from_swaps(folder: Path, others: Sequence[Path], profile: dict[str, Any], of_reference: Scale) -> Scale:
+def from_others(folder: Path, others: Sequence[Path], profile: dict[str, Any], of_reference: Scale) -> Scale:
     """Return the factors that the engine's other replays show, or its longer reference; without stalls.
 
     What they do not show stays as the reference run has it.
     """
+    of_steps = {"steps": steps_ratio(others, profile)} if others else {}
     tables = [swaps_of(other, ["replay"]) for other in others] or [swaps_of(folder, [SWAP_REFERENCE])]
     found = pd.concat(tables, ignore_index=True)
     typical = found.groupby(found.kind.map(SWAPS.get)).duration_ms.transform("median")
-    return _with_swaps(of_reference, found[found.duration_ms <= STALL * typical], profile)
+    return _with_swaps(of_reference | of_steps, found[found.duration_ms <= STALL * typical], profile)
 
 
-def from_the_replay_itself(folder: Path, profile: dict[str, Any], of_reference: Scale) -> Scale:
+def with_its_own_swaps(folder: Path, profile: dict[str, Any], scale: Scale) -> Scale:
     """Return the factors with the replay's own mean swap durations, stalls included."""
-    return _with_swaps(of_reference, swaps_of(folder, ["replay"]), profile)
+    return _with_swaps(scale, swaps_of(folder, ["replay"]), profile)
+
+
+def steps_ratio(folders: Sequence[Path], profile: dict[str, Any]) -> float:
+    """Return what the host's phases of the replays' steps took over what the profile expects of them."""
+    took_ms = expected_ms = 0.0
+    for folder in folders:
+        steps = _replayed(folder)
+        for name, terms, rows in _phases(steps, profile):
+            known = rows.dropna(subset=[name])
+            coefficients = np.array([entry["value"] for entry in terms.values()])
+            expected = design(known, list(terms)) @ coefficients if terms else np.zeros(len(known))
+            usual = known[name].to_numpy() <= STALL * expected
+            took_ms += known[name].to_numpy()[usual].sum()
+            expected_ms += expected[usual].sum()
+    return round(took_ms / expected_ms, 3)
+
+
+def _replayed(folder: Path) -> pd.DataFrame:
+    """The replay's steps with their durations, and what the terms of a cost ask about the engine."""
+    settings = read_meta(folder / "meta.json", META_KEYS)["settings"]
+    steps = durations(read_table(folder / "steps.parquet", STEP_COLUMNS))
+    own = {key: settings[key] for key in ("max_loras", "max_lora_rank")}
+    return steps[steps.phase == "replay"].assign(**own)
+
+
+def _phases(
+    steps: pd.DataFrame, profile: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, Any], pd.DataFrame]]:
+    """Yield each phase of the host's work, its terms, and the steps that show it."""
+    for graph, section in profile["steps"].items():
+        yield "launch_ms", section["launch_ms"], steps[steps.graph == graph]
+    for name, terms in profile["host"].items():
+        # A new mapping waits for adapters to be copied, which is the GPU's time.
+        yield name, terms, steps[steps.activates == 0] if name == "remap_ms" else steps
 
 
 def _with_swaps(of_reference: Scale, swaps: pd.DataFrame, profile: dict[str, Any]) -> Scale:

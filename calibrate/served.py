@@ -6,10 +6,9 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig
 
-from calibrate.bridge.settings import VLLMS_SWAPS
 from calibrate.dataset import read_json, read_meta
-from calibrate.host_terms import from_reference, from_swaps
-from calibrate.validate import META_KEYS, percent, siblings, simulated
+from calibrate.host_terms import from_others, from_reference
+from calibrate.validate import META_KEYS, percent, profile_of, siblings, simulated, swaps_mode
 from sim.cli import hydra_entry
 from sim.errors import UserError
 from sim.fields import plain_values
@@ -27,10 +26,9 @@ def compare(name: str, run: dict[str, Any], config: dict[str, Any]) -> list[dict
     if missing:
         raise UserError(f"{file}: no {missing[0]} in it; expected a file of vllm bench serve --save-result")
     policy = run["policy"] or {}
-    swaps = policy.get("swaps", VLLMS_SWAPS)
-    profile = config["profile" if swaps == VLLMS_SWAPS else swaps]
+    profile = profile_of(swaps_mode(policy), config)
     host = Path(run["host"])  # A replay of the same hour tells the host's speed.
-    scale = from_swaps(host, siblings(host), profile, from_reference(host, profile))
+    scale = from_others(host, siblings(host), profile, from_reference(host, profile))
     served = {key: result[key] for key in ("num_prompts", "max_concurrency")}
     found = simulated(meta_of(served, policy, host, config), config, profile, scale)
     return [

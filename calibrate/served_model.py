@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from calibrate.adapters import write_adapter
+from calibrate.adapters import require_torch, write_adapter
 from calibrate.engine import hugging_face_config
 from sim.cli import hydra_entry
 from sim.errors import UserError
@@ -71,6 +71,7 @@ def task(cfg: DictConfig) -> None:
         raise UserError(
             f"adapter_files={config['adapter_files']}: expected 1 to adapters={config['adapters']}"
         )
+    require_torch()
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"adapter-{number:04d}" for number in range(config["adapters"])]
     write_model(folder, model)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from calibrate.bridge.settings import VLLMS_SWAPS
 from calibrate.dataset import read_meta, read_table
-from calibrate.host_terms import Scale, from_reference, from_swaps, from_the_replay_itself
+from calibrate.host_terms import Scale, from_others, from_reference, with_its_own_swaps
 from sim.cli import hydra_entry
 from sim.errors import UserError
 from sim.fields import plain_values
@@ -122,12 +122,13 @@ def compare(folder: Path, config: dict[str, Any]) -> pd.DataFrame:
     `simulated` knows the host's speed from the other replays of that engine (`calibrate.host_terms`), or from
     its reference run where there are none; `given_swaps` from the replay itself.
     """
-    profile = profile_of(folder, config)
+    profile = profile_of(swaps_mode(policy_of(folder)), config)
     reference = from_reference(folder, profile)
     others = [other for other in siblings(folder) if other.name != folder.name]
     first, meta = measured(folder, config["slo"]), read_meta(folder / "meta.json", META_KEYS)
-    prediction = simulated(meta, config, profile, from_swaps(folder, others, profile, reference))
-    given_swaps = simulated(meta, config, profile, from_the_replay_itself(folder, profile, reference))
+    scale = from_others(folder, others, profile, reference)
+    prediction = simulated(meta, config, profile, scale)
+    given_swaps = simulated(meta, config, profile, with_its_own_swaps(folder, profile, scale))
     repetition = folder.with_name(folder.name + AGAIN)
     again = measured(repetition, config["slo"]) if repetition.exists() else {}
     play, below = meta["play"], is_below_saturation(folder)
@@ -139,6 +140,7 @@ def compare(folder: Path, config: dict[str, Any]) -> pd.DataFrame:
             {
                 "workload": folder.name,
                 "policy": play.get("policy_name", PLAIN),
+                "swaps": swaps_mode(play.get("policy")),
                 "max_loras": meta["settings"]["max_loras"],
                 "mode": play["workload"]["mode"],
                 "below_saturation": below,
@@ -163,17 +165,21 @@ def is_below_saturation(folder: Path) -> bool:
     return bool(unfinished.mean() <= KEPT_UP)
 
 
-def profile_of(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Return the profile of the way in which the replay's adapters came in."""
-    key = "profile" if swaps_mode(folder) == VLLMS_SWAPS else swaps_mode(folder)
-    profile: dict[str, Any] = config[key]
+def profile_of(swaps: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the profile of a way in which adapters come in."""
+    profile: dict[str, Any] = config["profile" if swaps == VLLMS_SWAPS else swaps]
     return profile
 
 
-def swaps_mode(folder: Path) -> str:
-    """Return how adapters came in: `calibrate.bridge.settings.SWAPS`."""
-    policy = read_meta(folder / "meta.json", META_KEYS)["play"].get("policy") or {}
-    return str(policy.get("swaps", VLLMS_SWAPS))
+def swaps_mode(policy: dict[str, Any] | None) -> str:
+    """Return how adapters come in: `calibrate.bridge.settings.SWAPS`."""
+    return str((policy or {}).get("swaps", VLLMS_SWAPS))
+
+
+def policy_of(folder: Path) -> dict[str, Any] | None:
+    """Return the policies of a replay; None: plain vLLM's."""
+    policy: dict[str, Any] | None = read_meta(folder / "meta.json", META_KEYS)["play"].get("policy")
+    return policy
 
 
 def siblings(folder: Path) -> list[Path]:
@@ -184,7 +190,8 @@ def siblings(folder: Path) -> list[Path]:
     if start[0] is None:
         return [folder]
     found = (file.parent for file in sorted(folder.parent.glob("*/meta.json")))
-    return [it for it in found if _start_of(it) == start and swaps_mode(it) == swaps_mode(folder)]
+    swaps = swaps_mode(policy_of(folder))
+    return [it for it in found if _start_of(it) == start and swaps_mode(policy_of(it)) == swaps]
 
 
 def _start_of(folder: Path) -> tuple[str | None, str | None]:

@@ -14,6 +14,7 @@ from sim.alarm import Alarm, alarm
 from sim.config import EngineConfig
 from sim.costs import FS_PER_NS, CostModel, StepCost, StepShape
 from sim.cudagraph import CudaGraphs
+from sim.errors import UserError
 from sim.fast_forward import DecodeRun, plan_run
 from sim.fast_scheduler import FastScheduler
 from sim.loader import Loader
@@ -24,6 +25,8 @@ from sim.steps import StepObserver, StepRecord, gpu_idle
 
 SHORTEST_IDLE_NS = 1_000_000
 """A policy that holds back all that waits is asked again after so long at the earliest."""
+MOST_PREEMPTED = 10_000
+"""So many preemptions without a token of who was preempted are no pressure but a circle."""
 NUM_TOKENS = itemgetter(1)
 ENGINES_PRIORITY = 2
 """Engines come after everything else of an instant, arrivals in particular; the first replica first."""
@@ -106,6 +109,7 @@ class Engine:
         self.loader = loader
         self.lora_grid = lora_grid
         self.num_steps = 0
+        self._num_preempted_in_vain = 0
         self._priority = EventPriority(ENGINES_PRIORITY + self.place.rank)
         self._fast = scheduler if isinstance(scheduler, FastScheduler) else None
         self._max_under_way = 2 if config.async_scheduling else 1
@@ -308,6 +312,14 @@ class Engine:
 
     def _note_moves(self, plan: StepPlan, now_ns: int) -> None:
         """Requests came into the batch, or left it, without being complete."""
+        if plan.preempted:
+            self._num_preempted_in_vain += len(plan.preempted)
+            if self._num_preempted_in_vain > MOST_PREEMPTED:
+                raise UserError(
+                    f"engine.num_gpu_blocks: {self._num_preempted_in_vain} preemptions, and no prompt was "
+                    f"complete between them: {plan.preempted[-1].request_id} and others take each other's KV "
+                    "blocks for ever; expected more blocks, or engine.scheduler_reserve_full_isl=true"
+                )
         for request in plan.preempted:
             self.observer.on_preempt(request, now_ns)
             if self.loader is not None:
@@ -470,6 +482,8 @@ class Engine:
 
     def _note_tokens(self, plan: StepPlan, now_ns: int) -> None:
         """Write down when requests got their tokens, of those that are not in the group of the plan."""
+        if plan.sampled_chunks:
+            self._num_preempted_in_vain = 0
         for request in plan.sampled_chunks:
             if request.first_token_ns is None:
                 request.first_token_ns = now_ns

@@ -62,15 +62,24 @@ def require_processes(where: str, number: int) -> None:
         raise UserError(f"{where}=0: expected 1 or more, or -1 for as many as there are cores")
 
 
+LONGEST = {"_s": 1e9, "_secs": 1e9, "_ms": 1e12}
+"""By how a key ends that is a duration: 31 years, which are 1e18 ns."""
+
+
 def require_finite(values: Mapping[str, Any], where: str = "") -> None:
-    """Raise UserError for a number among ``values``, and what is in them, that is infinite or none at all."""
+    """Raise UserError for a number among ``values``, and what is in them, that is infinite or none at all, or
+    a duration beyond `LONGEST`.
+    """
     for key, value in values.items():
         name = f"{where}.{key}" if where else str(key)
+        longest = next((most for end, most in LONGEST.items() if str(key).endswith(end)), math.inf)
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, Mapping):
                 require_finite(item, name)
             elif isinstance(item, float) and not math.isfinite(item):
                 raise UserError(f"{name}={value}: expected a finite number")
+            elif isinstance(item, int | float) and item > longest:
+                raise UserError(f"{name}={value}: must be at most {longest:g}")
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:

@@ -104,6 +104,7 @@ class FittedCosts:
         for name, terms in zip(HOST_QUANTITIES, of_host, strict=True):
             if "kv_tokens" in terms:
                 raise UserError(f"profile.host.{name}.kv_tokens: {ONLY_GPU}")
+        self._refuse_steps_without_time()
         self._swaps = {
             name: _Swap(_section(swaps, name, "swaps"), name, seed, _cost(scales, factor, "host_scale"))
             for name, factor in SWAPS.items()
@@ -123,6 +124,14 @@ class FittedCosts:
             self._note_outside(shape)
         # For every step: at half the price of the class's own `__new__`.
         return tuple.__new__(StepCost, self._costs[shape.graph](shape))
+
+    def _refuse_steps_without_time(self) -> None:
+        """A request that comes as soon as one is complete would let a run stand still for ever."""
+        for graph in GRAPHS:
+            least = StepShape(graph, 1, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1, 1)
+            cost = StepCost(*self._costs[graph](least))
+            if not (cost.schedule_ns + cost.prepare_ns + cost.launch_ns + cost.gpu_fs + cost.update_ns):
+                raise UserError(f"profile.steps.{graph}: a step of one request takes no time; expected some")
 
     def _note_outside(self, shape: StepShape) -> None:
         for key, (low, high) in self._expected.items():
@@ -190,6 +199,8 @@ def _constant(settings: Mapping[str, Any]) -> ConstantCosts:
     step_ms = _finite(settings.get("step_ms"), "profile.step_ms")
     if step_ms <= 0:
         raise UserError(f"profile.step_ms={step_ms:g}: must be greater than 0")
+    if step_ms * NS_PER_MS < 1:
+        raise UserError(f"profile.step_ms={step_ms:g}: must be at least {1 / NS_PER_MS:g}, which is 1 ns")
     return ConstantCosts(step_ms)
 
 

@@ -91,7 +91,7 @@ class ArrivalRateCallback(Callback):
     Writes `probe_<regime>_gpu<slots>.jsonl`, a line a rate with `metadata` and `summary`, and the curves.
     """
 
-    def __init__(self, reported: Mapping[str, Any], measured: str | None = None) -> None:
+    def __init__(self, reported: Mapping[str, Any], measured: Sequence[str] = ()) -> None:
         self.reported = build(Reported, as_mapping(reported, "reported"), "reported")
         self.measured = measured
         self.reported.probes()

@@ -72,7 +72,7 @@ class Reported:
 class HbmBudgetCallback(Callback):
     """Hydra callback that adds a row for each job to `ttft_<regime>_total<adapters>.csv`, and draws them."""
 
-    def __init__(self, reported: Mapping[str, Any], measured: str | None = None) -> None:
+    def __init__(self, reported: Mapping[str, Any], measured: Sequence[str] = ()) -> None:
         self.reported = build(Reported, as_mapping(reported, "reported"), "reported")
         self.measured = measured
 

@@ -42,15 +42,16 @@ class Held:
         return self.answered.finish_s - self.answered.arrival_s
 
 
-def held_plays(folder: str | None) -> list[Held]:
-    """Return the plays below `folder` that started with adapters in slots, by regime, slots and rate; none
-    where there is no such folder, as in an installed package.
+def held_plays(folders: Sequence[str]) -> list[Held]:
+    """Return the plays below `folders` that started with adapters in slots, by regime, slots and rate; none
+    where there are no such folders, as in an installed package.
     """
     found = []
-    for file in sorted(Path(folder).glob("*/meta.json")) if folder else ():
-        meta = read_meta(file, META_KEYS)
-        if meta["settings"].get("initial_slots"):
-            found.append(_held(file.parent, meta))
+    for folder in folders:
+        for file in sorted(Path(folder).glob("*/meta.json")):
+            meta = read_meta(file, META_KEYS)
+            if meta["settings"].get("initial_slots"):
+                found.append(_held(file.parent, meta))
     return sorted(found, key=lambda held: (held.regime, held.gpu_loras, held.arrival_rate))
 
 

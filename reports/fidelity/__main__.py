@@ -6,7 +6,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from reports.fidelity.errors import replays_section, scatter_plot, targets_section
-from reports.fidelity.outputs import BLIND, outputs_section
+from reports.fidelity.outputs import outputs_section
 from reports.fidelity.policies import policies_section, winner_section
 from reports.fidelity.served import served_section
 from reports.fidelity.swaps import host_section, swaps_section
@@ -38,16 +38,15 @@ def task(cfg: DictConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "predicted-against-measured.svg", picture(scatter_plot(rows)))
     write_atomically(out / "replays.csv", rows.to_csv(index=False).encode())
-    outputs = outputs_section(list(folders.values()), config["outputs"])
     parts = [
         [HEAD],
         targets_section(rows),
-        winner_section(rows, config["closed"], config["kept_up"]),
+        winner_section(rows, config["winners"], config["traffic"]),
         policies_section(rows),
-        served_section(config["served"], BLIND in outputs),
+        served_section(config["served"]["results"], config["served"]["weak_adapters"]),
         swaps_section(config["swaps"]),
         host_section(rows, folders),
-        outputs,
+        outputs_section(list(folders.values()), config["outputs"]),
         replays_section(rows),
     ]
     write_atomically(out / "README.md", "\n".join(line for part in parts for line in part).encode())

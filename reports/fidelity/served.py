@@ -1,15 +1,21 @@
 """The same comparison through vLLM's OpenAI server, by clients that are not ours."""
 
 import json
+from collections.abc import Collection
+from itertools import combinations
+from operator import eq
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from scipy.stats import binomtest
 
 from reports.experiments.document import markdown_table
 from reports.numbers import number
 from sim.errors import UserError
 
+ALL = "all"
+"""`calibrate.parity`'s row over all adapters."""
 TITLES = {
     "output_throughput": "output throughput, tokens/s",
     "median_ttft_ms": "TTFT p50, ms",
@@ -18,36 +24,45 @@ TITLES = {
 }
 
 
-def served_section(folder: str | None, weak_adapters: bool) -> list[str]:
+def served_section(folders: dict[str, str], weak: Collection[str]) -> list[str]:
     """Return what `vllm bench serve` measured beside what is simulated, and what else was asked of the
-    server, with adapters that change no output (`weak_adapters`) or do. Raises UserError.
+    server, on each host. On those of `weak`, adapters changed no output. Raises UserError.
     """
-    if folder is None:
+    if not folders:
         return []
-    root = Path(folder)
+    head = [
+        "## Through the OpenAI server, with `vllm bench serve`",
+        "",
+        "The client draws one of 200 adapters for each of 250 requests, 32 at a time (`conf/served.yaml` has "
+        "the commands). A server's front end is not simulated.",
+        "",
+    ]
+    parts = [_host(title, Path(folder), title in weak) for title, folder in folders.items()]
+    return [*head, *(line for part in parts for line in part)]
+
+
+def _host(title: str, root: Path, is_weak: bool) -> list[str]:
     path = root / "check.csv"
     try:
         rows = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no comparison there ({error}); make it with calibrate.served") from error
     lines = []
-    for quantity, title in TITLES.items():
-        cells = [title]
+    for quantity, label in TITLES.items():
+        cells = [label]
         for _, part in rows[rows.quantity == quantity].groupby("policy", sort=False):
             cells += [number(part.measured.iloc[0]), number(part.simulated.iloc[0])]
         lines.append(cells)
     head = [""]
     for policy in dict.fromkeys(rows.policy):
         head += [f"{policy}, measured", "simulated"]
+    weak = "These adapters were too weak to change an answer: equal texts would say nothing."
     return [
-        "## Through the OpenAI server, with `vllm bench serve`",
-        "",
-        "The client draws one of 200 adapters for each of 250 requests, 32 at a time (`conf/served.yaml` has "
-        "the commands). A server's front end is not simulated. "
-        + _equal(root, list(dict.fromkeys(rows.policy)))
-        + (" What is said of adapters under outputs, below, holds for all answers here." * weak_adapters),
+        f"### {title}",
         "",
         *markdown_table(head, lines),
+        "",
+        weak if is_weak else _equal(root, list(dict.fromkeys(rows.policy))),
         "",
         *_parity(root / "parity.json"),
         *_bad_adapters(root / "bad_adapters.json"),
@@ -56,27 +71,44 @@ def served_section(folder: str | None, weak_adapters: bool) -> list[str]:
 
 def _equal(root: Path, policies: list[str]) -> str:
     texts = [_json(root / f"bench_serve_{policy}.json")["generated_texts"] for policy in policies]
-    equal = sum(len(set(answers)) == 1 for answers in zip(*texts, strict=True))
-    several = len(set(texts[0]))
-    return f"Generated texts are equal in {equal} of {len(texts[0])} requests ({several} different ones)."
+    equal = [
+        f"{first} and {second}, {sum(map(eq, ours, theirs))}"
+        for (first, ours), (second, theirs) in combinations(zip(policies, texts, strict=True), 2)
+    ]
+    return (
+        f"Generated texts that are equal, of {len(texts[0])} ({len(set(texts[0]))} different ones): "
+        f"{'; '.join(equal)}. What is said of rounding under outputs, below, holds here too."
+    )
 
 
 def _parity(path: Path) -> list[str]:
     if not path.exists():
         return []
     gate = _json(path)
+    differing = pd.DataFrame(gate["differing"], columns=["adapter", "single", "again", "mixed"])
     lines = [
-        [row["adapter"], str(row["prompts"]), f"{row['repeatable']:.2%}", f"{row['equal']:.2%}"]
+        [
+            *(row["adapter"], str(row["prompts"]), f"{row['repeatable']:.2%}", f"{row['equal']:.2%}"),
+            f"{_chance(differing, row['adapter']):.2f}",
+        ]
         for row in gate["adapters"]
     ]
     return [
         "`python -m calibrate.parity` asked the server the same prompts in batches of one adapter, of all "
         f"four, and of one again; at most {gate['gate_pct']} % may differ more than by repetition: "
-        f"{'passed' if gate['passed'] else 'not passed'}.",
+        f"{'passed' if gate['passed'] else 'not passed'}. The last column is the probability of such a "
+        "difference, or a larger one, where mixing changes nothing (McNemar's exact test).",
         "",
-        *markdown_table(["", "prompts", "repeated answers equal", "mixed answers equal"], lines),
+        *markdown_table(["", "prompts", "repeated answers equal", "mixed answers equal", "by chance"], lines),
         "",
     ]
+
+
+def _chance(differing: pd.DataFrame, adapter: str) -> float:
+    rows = differing if adapter == ALL else differing[differing.adapter == adapter]
+    again, mixed = rows.again == rows.single, rows.mixed == rows.single
+    gained, lost = int((mixed & ~again).sum()), int((again & ~mixed).sum())
+    return float(binomtest(lost, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def _bad_adapters(path: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,6 +41,15 @@ def task(config: DictConfig) -> None:
     where they are not vLLM's own.
     """
     hydra = cast("DictConfig", HydraConfig.get())
+    try:
+        _plan(config, hydra)
+    finally:
+        # Hydra made the folder; one without results is not left behind.
+        with suppress(OSError):
+            Path(hydra.runtime.output_dir).rmdir()
+
+
+def _plan(config: DictConfig, hydra: DictConfig) -> None:
     import_from_config_dirs(hydra)
     sections = plain_values(config)
     targets = Target.all_from_mapping(as_mapping(sections["slo"], "slo"))

@@ -18,6 +18,10 @@ MISSING = "???"
 """How Hydra writes a value that the user must give."""
 
 
+LEAST_RATE, MOST_RATE = 1e-6, 1e9
+"""Requests/s: one in eleven days, and one a ns, the simulator's unit of time."""
+
+
 @dataclass(frozen=True)
 class WorkloadConfig:
     """What arrives. Lengths in tokens.
@@ -116,6 +120,10 @@ class WorkloadConfig:
             )
         if self.mode == "open" and self.path is None and self.offered_rate is None:
             raise UserError("workload.request_rate is null: workload.mode=open needs it")
+        if self.offered_rate is not None and not LEAST_RATE <= self.offered_rate <= MOST_RATE:
+            raise UserError(
+                f"workload.request_rate={self.offered_rate:g}: expected {LEAST_RATE:g} to {MOST_RATE:g}"
+            )
 
     def _check_popularity(self) -> None:
         if isinstance(self.popularity, Rates) and self.popularity.num_adapters != self.num_adapters:

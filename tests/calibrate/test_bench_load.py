@@ -75,7 +75,9 @@ def test_times_are_the_servers(server: tuple[Behaviour, str]) -> None:
     assert record.input_length == 3
     assert record.ttft_ms is not None and record.tpot_ms is not None and record.e2el_ms is not None
     assert TTFT_S <= record.ttft_ms / 1e3 <= TTFT_S + LATE_S
-    assert TPOT_S <= record.tpot_ms / 1e3 <= TPOT_S + LATE_S
+    # As much as the first token is late, the others seem to come sooner.
+    soonest_s = TPOT_S - (record.ttft_ms / 1e3 - TTFT_S) / (TOKENS - 1)
+    assert soonest_s <= record.tpot_ms / 1e3 <= TPOT_S + LATE_S
     total_s = TTFT_S + (TOKENS - 1) * TPOT_S
     assert total_s <= record.e2el_ms / 1e3 <= total_s + LATE_S
 

@@ -15,6 +15,7 @@ RESULT = {"num_prompts": 12, "max_concurrency": 4} | dict.fromkeys(QUANTITIES, 1
 WORDS = [
     "results=.",
     "~runs.winner",
+    "~runs.amortize",
     "runs.vllm.file=one.json",
     f"runs.vllm.host={HOST}",
     "settings.max_loras=8",

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from refusal import refused
+from refusal import Refusal, refused
 
-from calibrate import served_model
+from calibrate import adapters, served_model
 from calibrate.served_model import command, main, write_adapters, write_model
 
 LLAMA = yaml.safe_load(Path("conf/model/llama_3_1_8b.yaml").read_text())
@@ -63,6 +63,7 @@ def test_the_command_names_every_adapter() -> None:
 
 def test_what_is_written_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(served_model, "write_adapters", lambda *arguments: None)
+    monkeypatch.setattr(served_model, "require_torch", lambda: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["calibrate.served_model", "out=here", "adapters=3"])
     main()
@@ -76,3 +77,9 @@ def test_more_files_than_adapters_are_refused(
     words = ["adapters=1", "adapter_files=2"]
     message = refused(monkeypatch, capsys, tmp_path, words, main=main, prog="calibrate.served_model")
     assert "adapter_files=2: expected 1 to adapters=1" in message
+
+
+def test_without_torch_nothing_is_written(refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapters, "find_spec", lambda name: None)
+    message = refusal(["out=here"], main=main, prog="calibrate.served_model")
+    assert "torch is not installed: pip install 'lorasim[gpu]'" in message

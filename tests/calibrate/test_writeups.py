@@ -220,7 +220,7 @@ def test_plays_on_the_real_engine_stand_beside_the_simulated_curves(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     measured = Path("calibrate/replays/h100/Llama-3.1-8B").absolute()
-    gpu = f"hydra.callbacks.hbm_budget.measured={measured}"
+    gpu = f"hydra.callbacks.hbm_budget.measured=[{measured}]"
     out = lorasim(monkeypatch, tmp_path, *HBM, gpu)
     shown = capsys.readouterr().out
     assert "Measured: NVIDIA H100 80GB HBM3 with vLLM 0.25.1, arrivals of 30 s" in shown

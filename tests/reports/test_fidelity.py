@@ -30,7 +30,10 @@ def write_server(folder: Path) -> None:
     ]
     pd.DataFrame(rows).to_csv(folder / "check.csv", index=False)
     one = {"adapter": "a", "prompts": 200, "repeatable": 0.99, "equal": 0.985}
-    (folder / "parity.json").write_text(json.dumps({"gate_pct": 0.5, "passed": True, "adapters": [one]}))
+    answers = [("1", "2", "1"), ("1", "2", "2"), ("1", "1", "2"), ("1", "1", "3"), ("1", "1", "4")]
+    differing = [dict(zip(("single", "again", "mixed"), them, strict=True), adapter="a") for them in answers]
+    gate = {"gate_pct": 0.5, "passed": True, "adapters": [one], "differing": differing}
+    (folder / "parity.json").write_text(json.dumps(gate))
     answers = [{"bad": None, "status": 200}, {"bad": None, "status": 200}, {"bad": "missing", "status": 500}]
     (folder / "bad_adapters.json").write_text(json.dumps({"requests": answers, "after": {"status": 200}}))
 
@@ -38,7 +41,7 @@ def write_server(folder: Path) -> None:
 def write(folder: Path) -> None:
     rows = []
     for workload, policy, measured, simulated, again in PLAYS:
-        for quantity in QUANTITIES:
+        for quantity in (*QUANTITIES, "request_goodput"):
             mean = measured if again is None else (measured + again) / 2
             rows.append(
                 {
@@ -47,6 +50,7 @@ def write(folder: Path) -> None:
                     "mode": "open" if workload == "work-fair" else "closed",
                     "below_saturation": workload == "work-fair",
                     "policy": policy,
+                    "swaps": "one_piece" if policy == "winner" else "vllm",
                     "quantity": quantity,
                     "measured": measured,
                     "measured_again": again,
@@ -83,9 +87,9 @@ WORDS = [
     "replays={M: replays}",
     "swaps={one: swaps.csv}",
     "outputs=[[64-work,64-work-winner],[64-work,none]]",
-    "closed={Even: work}",
-    "kept_up={even: work}",
-    "served=server",
+    "winners={winner: the best}",
+    "traffic={closed: {Even: work}, kept_up: {even: work}, in_time: {even: work}}",
+    "served={results: {Here: server}, weak_adapters: []}",
     "out=page",
 ]
 
@@ -99,8 +103,8 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "argv",
         [
             "reports.fidelity",
-            *("~replays", "~swaps", "~closed", "~kept_up"),
-            *(word if word.startswith(("out", "served")) else f"+{word}" for word in WORDS),
+            *("~replays", "~swaps", "~winners", "~traffic", "~served"),
+            *(word if word.startswith("out") else f"+{word}" for word in WORDS),
         ],
     )
     main()
@@ -114,7 +118,8 @@ def test_medians_stand_against_targets(page: str) -> None:
     )
     assert line in page
     assert "| TTFT p99, ms | 10 % | met | 5.0 % | 3.5 % | 5.6 % | 5.6 % | 0.0 % | 9.5 % (1) |" in page
-    assert "Worst throughput: 64-work-fair, +5.6 % (target 10 %, met)." in page
+    assert "| M | in one piece | 1 | 5.0 % |" in page
+    assert "Worst throughput: M, 64-work-fair, +5.6 % (target 10 %, met)." in page
 
 
 def test_policies_are_compared_with_plain_vllm_on_the_same_work(page: str) -> None:
@@ -127,20 +132,22 @@ def test_swaps_of_the_replay_alone_are_counted(page: str) -> None:
 
 
 def test_outputs_are_compared_where_both_are_there(page: str) -> None:
-    assert "| 64-work, 64-work-winner | 2 | 50.0 % |" in page
+    assert "| 64-work, 64-work-winner | 2 | 50.0 % | 100.0 % |" in page
     assert "64-work, none" not in page
 
 
 def test_the_winner_stands_against_plain_vllms_best(page: str) -> None:
     assert "| 64 | 105 | 103 | 200 | 190 |" in page
     assert "its best, 64: 1.90 times the throughput, 1.84 simulated (-3 %)." in page
-    assert "| even, 64 slots | 105 | 200 | 105 | 200 | 0.5 | 0.5 |" in page
+    assert "| even, 64 slots | `winner` | 105 | 200 | 105 | 200 | 0.5 | 0.5 |" in page
+    assert "| even, 64 slots | `winner` | 200 | 190 | 200 | 190 |" in page
 
 
 def test_what_the_server_answered(page: str) -> None:
     assert "| TTFT p99, ms | 40.0 | 50.0 | 60.0 | 50.0 |" in page
-    assert "equal in 1 of 2 requests (2 different ones)" in page
-    assert "repetition: passed" in page and "| a | 200 | 99.00% | 98.50% |" in page
+    assert "equal, of 2 (2 different ones): vllm and winner, 1." in page
+    # One is equal in mixed batches alone, three in repeated ones alone: so are 10 of 16 throws of four coins.
+    assert "repetition: passed" in page and "| a | 200 | 99.00% | 98.50% | 0.62 |" in page
     assert "among 2 requests" in page and "| missing | 1 | 500 |" in page
 
 

@@ -27,6 +27,17 @@ BAD_ARGUMENTS = {
     "unknown interpolation": (["seed=${nonsense}"], "seed: Interpolation key 'nonsense' not found"),
     "missing folder of configurations": (["--config-dir", "nonsense"], "nonsense"),
     "host cache below slots": (["engine.max_loras=8", "engine.max_cpu_loras=4"], "engine.max_cpu_loras=4"),
+    "a step without time": (["profile.step_ms=1e-9"], "profile.step_ms=1e-09: must be at least 1e-06, which"),
+    "a run of ages": (["workload.duration_s=1e300"], "workload.duration_s=1e+300: must be at most 1e+09"),
+    "patience of ages": (["starvation_s=1e300"], "starvation_s=1e+300: must be at most 1e+09"),
+    "arrivals at once": (
+        ["workload.mode=open", "workload.request_rate=1e18"],
+        "workload.request_rate=1e+18: expected 1e-06 to 1e+09",
+    ),
+    "arrivals in ages": (
+        ["workload.mode=open", "workload.request_rate=1e-300"],
+        "workload.request_rate=1e-300: expected 1e-06 to 1e+09",
+    ),
     "negative rate": (["workload.mode=open", "workload.request_rate=-1"], "workload.request_rate=-1"),
     "open without a rate": (["workload.mode=open", "workload.request_rate=null"], "workload.request_rate"),
     "unknown mode": (["workload.mode=ajar"], "expected one of open, closed"),

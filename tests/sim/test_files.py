@@ -31,3 +31,10 @@ def test_the_old_file_stays_when_writing_fails(
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    (path / "full").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"/folder'$"):
+        write_atomically(path, b"text")

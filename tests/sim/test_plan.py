@@ -223,6 +223,7 @@ def test_a_plan_without_a_setting_that_runs_is_refused(refusal: Refusal, tmp_pat
     words = [*QUICK, "slo.ttft_p99_ms=1e9", "workload.request_rate=5", "search.policies=[{admission:raises}]"]
     line = refusal([*words, "--config-dir", "mine"], main=main, prog=PROG)
     assert "candidates raised KeyError: 'nobody'" in line
+    assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").glob("*/*"))
 
 
 FOREIGN = "{admission:amortize,eviction:queue_aware,prefetch:queue}"

@@ -306,3 +306,12 @@ def test_malformed(settings: dict[str, Any], message: str) -> None:
 def test_a_missing_section_is_named(section: str) -> None:
     message = refusal(lambda: load(changed(section)))
     assert message.startswith(f"missing key profile.{section}: not a complete profile; make one with")
+
+
+def test_steps_that_take_no_time_are_refused() -> None:
+    """A closed loop would go on for ever at one instant."""
+    nothing = {"gpu_ms": {}, "launch_ms": terms(constant=1)}
+    settings = changed("steps.piecewise", nothing)
+    settings["host_scale"] = {"steps": 0, "load": 1, "activate": 1}
+    with pytest.raises(UserError, match=r"^profile\.steps\.piecewise: a step of one request takes no time"):
+        load(settings)

@@ -7,6 +7,7 @@ import numpy as np
 
 from sim.errors import UserError
 from sim.fields import require_positive
+from sim.workload.arrivals.whole_ns import whole_ns
 from sim.workload.streams import CHUNK
 
 
@@ -35,4 +36,4 @@ class Diurnal:
             elapsed_s = float(times_s[-1])
             wave = np.sin(2 * np.pi * times_s / self.period_s + self.phase)
             kept = rng.random(CHUNK) * (1 + self.amplitude) < 1 + self.amplitude * wave
-            yield from np.rint(times_s[kept] * 1e9).astype(np.int64).tolist()
+            yield from whole_ns(times_s[kept] * 1e9)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim.fields import require_positive
+from sim.workload.arrivals.whole_ns import whole_ns
 from sim.workload.streams import CHUNK
 
 
@@ -27,4 +28,4 @@ class Gamma:
         while True:
             times = elapsed + np.cumsum(rng.gamma(self.cv**-2, self.cv**2, CHUNK))
             elapsed = float(times[-1])
-            yield from np.rint(times * (1e9 / request_rate)).astype(np.int64).tolist()
+            yield from whole_ns(times * (1e9 / request_rate))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sim.errors import UserError
+from sim.workload.arrivals.whole_ns import whole_ns
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,6 @@ class Mmpp:
             length_s = rng.exponential(self.dwell_s[state])
             count = rng.poisson(rates[state] * length_s)
             times_s = np.sort(rng.uniform(begin_s, begin_s + length_s, count))
-            yield from np.rint(times_s * 1e9).astype(np.int64).tolist()
+            yield from whole_ns(times_s * 1e9)
             begin_s += length_s
             state = (state + 1) % len(rates)

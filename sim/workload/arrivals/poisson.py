@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sim.workload.arrivals.whole_ns import whole_ns
 from sim.workload.streams import CHUNK
 
 
@@ -22,4 +23,4 @@ class Poisson:
         while True:
             times = elapsed + np.cumsum(rng.standard_exponential(CHUNK))
             elapsed = float(times[-1])
-            yield from np.rint(times * (1e9 / request_rate)).astype(np.int64).tolist()
+            yield from whole_ns(times * (1e9 / request_rate))

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from sim.errors import UserError
-from sim.workload.arrivals import Arrivals, Diurnal, Gamma, Mmpp, from_mapping
+from sim.workload.arrivals import Arrivals, Diurnal, Gamma, Mmpp, Poisson, from_mapping
+from sim.workload.arrivals.whole_ns import LATEST_NS
 
 SEED = 7
 Floats = NDArray[np.float64]
@@ -184,3 +185,9 @@ def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as raised:
         from_mapping(settings, "workload.arrivals")
     assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize("process", [Poisson(), Gamma(cv=2.0), Diurnal()])
+def test_a_time_that_no_run_reaches_does_not_wrap_round(process: Arrivals) -> None:
+    times = list(islice(process.times_ns(1e-9, np.random.default_rng(SEED)), 5000))
+    assert times == sorted(times) and times[0] >= 0 and times[-1] == LATEST_NS
