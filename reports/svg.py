@@ -16,7 +16,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 # Okabe and Ito's colours, told apart by colour-blind readers; style.css has lighter ones for a dark page.
 SERIES = ("#0072b2", "#c24f00", "#008060", "#b5558d", "#a87400", "#3a8fc7", "#6b5b95")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# One more than colours: no two of the first 56 are alike.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LOADING, ACTIVATION, HOST, IDLE = "#c24f01", "#e69f00", "#cc79a7", "#c9ccd1"
 COMPUTE = "#0072b3"
 GOOD, FAIR, POOR = "#008061", "#e69f01", "#c24f02"
