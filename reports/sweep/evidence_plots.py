@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from reports import svg
-from reports.numbers import duration, number, signed
+from reports.numbers import duration, number
 from reports.svg import SERIES, Plot
 from reports.sweep.evidence import Check, Fit, Swap
 
@@ -175,44 +175,52 @@ def swap_label(swap: Swap) -> str:
 
 
 def check_plot(checks: Sequence[Check]) -> Plot:
-    """Return the bars of simulated against measured, with the hardware's own spread behind them."""
-    labels = [f"{check.workload}: {check.quantity}" for check in checks]
+    """Return the simulation's errors by quantity: a dot a replay, the median, and the farthest by name."""
+    groups: dict[str, list[Check]] = {}
+    for check in checks:
+        if not math.isnan(check.error_pct):
+            groups.setdefault(check.quantity, []).append(check)
 
     def paint(axes: Axes) -> None:
-        for place, check in enumerate(checks):
-            spread = 0.0 if math.isnan(check.hardware_spread_pct) else abs(check.hardware_spread_pct)
-            axes.barh([place], [2 * spread], left=[-spread], height=0.86, color=svg.GRID)
-            axes.barh([place], [check.error_pct], height=0.46, color=_COLOURS[grade(check)])
-            _annotate(axes, check.error_pct, place)
+        for place, group in enumerate(groups.values()):
+            for colour in dict.fromkeys(map(grade, group)):
+                errors = [check.error_pct for check in group if grade(check) == colour]
+                axes.plot(errors, [place] * len(errors), "o", color=_COLOURS[colour], alpha=0.6, markersize=6)
+            median = float(np.median([check.error_pct for check in group]))
+            axes.plot([median] * 2, [place - 0.35, place + 0.35], color=svg.FAINT, linewidth=2)
+            _annotate(axes, max(group, key=lambda check: abs(check.error_pct)), place)
         axes.axvline(0, color=svg.FAINT, linewidth=1)
-        axes.set_yticks(range(len(checks)), labels)
-        axes.set_ylim(len(checks) - 0.4, -0.6)
+        axes.set_yticks(range(len(groups)), list(groups))
+        axes.set_ylim(len(groups) - 0.4, -0.6)
         axes.margins(x=0.25)
         axes.set_xlabel("error of the simulation, %")
         axes.grid(visible=False, axis="y")
 
     caption = (
-        f"Green: within {MEDIAN_TARGET_PCT:.0f}\u202f% or within the hardware's own run-to-run spread (grey "
-        f"band, where it was measured twice); yellow: within {P90_TARGET_PCT:.0f}\u202f%; red: beyond."
+        f"A dot is a replay, the line their median. Green: within {MEDIAN_TARGET_PCT:.0f}\u202f% or within "
+        f"the hardware's own run-to-run spread, where it was measured twice; yellow: within "
+        f"{P90_TARGET_PCT:.0f}\u202f%; red: beyond. The farthest one is named."
     )
-    alt = [f"{label}: {signed(check.error_pct)} %." for label, check in zip(labels, checks, strict=True)]
+    alt = [
+        f"{quantity}: {min(errors):+.1f} to {max(errors):+.1f} %, median {np.median(errors):+.1f} %."
+        for quantity, group in groups.items()
+        if (errors := [check.error_pct for check in group])
+    ]
     return svg.draw(
-        "Simulated against measured", caption, alt, paint, (svg.WIDTH_IN, 0.9 + 0.27 * len(checks))
+        "Simulated against measured", caption, alt, paint, (svg.WIDTH_IN, 0.9 + 0.5 * len(groups))
     )
 
 
-def _annotate(axes: Axes, error_pct: float, place: int) -> None:
-    if math.isnan(error_pct):
-        return
-    right = error_pct >= 0
+def _annotate(axes: Axes, check: Check, place: int) -> None:
+    right = check.error_pct < 0
     axes.annotate(
-        signed(error_pct),
-        (error_pct, place),
-        xytext=(4 if right else -4, 0),
+        check.workload,
+        (check.error_pct, place),
+        xytext=(0, 7),
         textcoords="offset points",
         ha="left" if right else "right",
-        va="center",
-        size=8.5,
+        va="bottom",
+        size=8,
     )
 
 
