@@ -174,6 +174,10 @@ def swap_label(swap: Swap) -> str:
     return f"{words.get(swap.kind, swap.kind)}, rank {swap.rank:g}"
 
 
+LINEAR_PCT = 10
+"""Errors up to here are drawn to scale, larger ones by their logarithm."""
+
+
 def check_plot(checks: Sequence[Check]) -> Plot:
     """Return the simulation's errors by quantity: a dot a replay, the median, and the farthest by name."""
     groups: dict[str, list[Check]] = {}
@@ -192,14 +196,18 @@ def check_plot(checks: Sequence[Check]) -> Plot:
         axes.axvline(0, color=svg.FAINT, linewidth=1)
         axes.set_yticks(range(len(groups)), list(groups))
         axes.set_ylim(len(groups) - 0.4, -0.6)
-        axes.margins(x=0.25)
+        axes.set_xscale("symlog", linthresh=LINEAR_PCT, linscale=1.5)  # Most are near, and a few far away.
+        axes.margins(x=0.15)
+        ticks = [-100, -10, 0, 10, 100]
+        axes.set_xticks(ticks, map(str, ticks))
         axes.set_xlabel("error of the simulation, %")
         axes.grid(visible=False, axis="y")
 
     caption = (
         f"A dot is a replay, the line their median. Green: within {MEDIAN_TARGET_PCT:.0f}\u202f% or within "
         f"the hardware's own run-to-run spread, where it was measured twice; yellow: within "
-        f"{P90_TARGET_PCT:.0f}\u202f%; red: beyond. The farthest one is named."
+        f"{P90_TARGET_PCT:.0f}\u202f%; red: beyond. The farthest one is named; the scale is logarithmic beyond "
+        f"{LINEAR_PCT}\u202f%."
     )
     alt = [
         f"{quantity}: {min(errors):+.1f} to {max(errors):+.1f} %, median {np.median(errors):+.1f} %."
