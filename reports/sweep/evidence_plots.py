@@ -206,8 +206,8 @@ def check_plot(checks: Sequence[Check]) -> Plot:
     caption = (
         f"A dot is a replay, the line their median. Green: within {MEDIAN_TARGET_PCT:.0f}\u202f% or within "
         f"the hardware's own run-to-run spread, where it was measured twice; yellow: within "
-        f"{P90_TARGET_PCT:.0f}\u202f%; red: beyond. The farthest one is named; the scale is logarithmic beyond "
-        f"{LINEAR_PCT}\u202f%."
+        f"{P90_TARGET_PCT:.0f}\u202f%; red: beyond. The farthest one is named; the scale is logarithmic "
+        f"beyond {LINEAR_PCT}\u202f%."
     )
     alt = [
         f"{quantity}: {min(errors):+.1f} to {max(errors):+.1f} %, median {np.median(errors):+.1f} %."
