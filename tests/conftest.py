@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.interruption import heed_interrupts
 from tests.refusal import Refusal, refused
 
 # Each of pytest's workers computes on one core; their threads would only wait for each other.
@@ -13,6 +14,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    heed_interrupts()
     config.addinivalue_line("markers", "vllm: compares with vllm==0.25.1 itself; no GPU needed")
 
 

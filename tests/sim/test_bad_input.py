@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sim.__main__ import main
+from tests.interruption import simulating
 from tests.refusal import Refusal
 
 # The arguments, and what the line must name.
@@ -183,15 +184,13 @@ def test_subprocess_prints_one_line_and_no_traceback(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [["hydra.run.dir=out"], ["hydra.sweep.dir=out", "seed=0,1", "-m"]])
 def test_interrupted_run_leaves_no_result(tmp_path: Path, words: list[str]) -> None:
     long = ["profile=constant", "workload.duration_s=1e6", *words]
-    run = subprocess.Popen(
-        [sys.executable, "-m", "sim", *long], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "out").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(1)
-    os.kill(run.pid, signal.SIGINT)
-    _, errors = run.communicate(timeout=60)
+    with simulating(tmp_path, *long, text=True) as run:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "out").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1)
+        os.kill(run.pid, signal.SIGINT)
+        _, errors = run.communicate(timeout=60)
     # CPython ends by the signal itself where it fell into an import; a shell shows 130 for both.
     assert run.returncode in (130, -signal.SIGINT)
     assert "lorasim: interrupted\n" in errors

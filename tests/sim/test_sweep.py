@@ -18,6 +18,7 @@ from sim.__main__ import main
 from sim.simulation import simulate
 from sim.sweep import freshness
 from sim.sweep.rows import clear_rows, put_row, take_rows
+from tests.interruption import simulating
 from tests.sim.test_simulation import ENGINES, config
 
 QUICK = ["profile=constant", "workload.duration_s=2", "workload.num_adapters=50", "engine.max_cpu_loras=64"]
@@ -80,45 +81,41 @@ def test_what_a_result_depends_on_is_not_newer(tmp_path: Path, monkeypatch: pyte
 def test_an_interrupted_sweep_has_the_rows_so_far_and_goes_on(tmp_path: Path) -> None:
     """The last of three jobs would take hours; a signal ends it when the two others are done."""
     out = tmp_path / "out"
-    words = ["-m", "sim", "-m", "profile=constant", "engine.max_loras=4", "hydra.sweep.dir=out"]
-    words += ["workload.duration_s=1,2,1e7", "sweep.processes=2", "workload.mode=closed"]
-    run = subprocess.Popen([sys.executable, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while len(list(out.rglob("summary.json"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.5)
-    os.kill(run.pid, signal.SIGINT)
-    _, errors = run.communicate(timeout=60)
+    words = ["-m", "profile=constant", "engine.max_loras=4", "hydra.sweep.dir=out", "sweep.processes=2"]
+    words += ["workload.mode=closed"]
+    with simulating(tmp_path, *words, "workload.duration_s=1,2,1e7", text=True) as run:
+        deadline = time.monotonic() + 60
+        while len(list(out.rglob("summary.json"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.kill(run.pid, signal.SIGINT)
+        _, errors = run.communicate(timeout=60)
     assert run.returncode in (130, -signal.SIGINT)
     assert "lorasim: 2 of 3 runs are done: out/sweep.csv" in errors
     assert "Traceback" not in errors
     with (out / "sweep.csv").open(newline="") as file:
         assert [row["workload.duration_s"] for row in csv.DictReader(file)] == ["1", "2"]
     assert not (out / ".rows").exists()
-    words[words.index("workload.duration_s=1,2,1e7")] = "workload.duration_s=1,2,3"
-    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "2 of 3 runs were there already" in done.stderr
-    assert "3/3" in done.stderr
+    with simulating(tmp_path, *words, "workload.duration_s=1,2,3", text=True) as run:
+        _, errors = run.communicate(timeout=60)
+    assert run.returncode == 0
+    assert "2 of 3 runs were there already" in errors
+    assert "3/3" in errors
 
 
 def test_ctrl_c_while_the_processes_start_is_one_line(tmp_path: Path) -> None:
     """The bar is there before the first job, and the terminal's signal goes to all processes at once."""
     words = ["-m", "profile=constant", "hydra.sweep.dir=out", "sweep.processes=2", "seed=0,1"]
-    run = subprocess.Popen(
-        [sys.executable, "-m", "sim", *words, "workload.duration_s=1e6"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert run.stderr is not None
-    errors = b""
-    while b"0/2" not in errors:
-        read = run.stderr.read1()  # type: ignore[attr-defined]
-        assert read, errors
-        errors += read
-    time.sleep(0.5)
-    os.killpg(run.pid, signal.SIGINT)
-    errors += run.communicate(timeout=60)[1]
+    with simulating(tmp_path, *words, "workload.duration_s=1e6") as run:
+        assert run.stderr is not None
+        errors = b""
+        while b"0/2" not in errors:
+            read = run.stderr.read1()  # type: ignore[attr-defined]
+            assert read, errors
+            errors += read
+        time.sleep(0.5)
+        os.killpg(run.pid, signal.SIGINT)
+        errors += run.communicate(timeout=60)[1]
     assert run.returncode in (130, -signal.SIGINT)
     assert b"lorasim: interrupted\n" in errors
     assert b"Traceback" not in errors
