@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from calibrate.adapters import AdapterStore
-from calibrate.bridge.settings import VLLMS_SWAPS
+from calibrate.bridge.settings import VLLMS_SWAPS, swaps_mode
 from calibrate.engine import VllmEngine
 from calibrate.measure import run_phases
 from calibrate.phases import Bench, reference, swap_reference, warm_up
@@ -69,7 +69,7 @@ class EngineWorker:
     def _play(self, job: dict[str, Any], folder: Path) -> dict[str, Any]:
         play, bench = job["play"], self.bench()
         policy = play["policy"]
-        reference_steps, reference_swaps = self._reference((policy or {}).get("swaps", VLLMS_SWAPS))
+        reference_steps, reference_swaps = self._reference(swaps_mode(policy))
         own = play.get("settings", {})
         bench.probe.label("setup")
         self._use(policy, own)

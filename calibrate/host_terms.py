@@ -7,6 +7,7 @@ the host's speed.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def steps_ratio(folders: Sequence[Path], profile: dict[str, Any]) -> float:
     return round(took_ms / expected_ms, 3)
 
 
+@cache  # Each replay is asked about by all others of its engine.
 def _replayed(folder: Path) -> pd.DataFrame:
     """The replay's steps with their durations, and what the terms of a cost ask about the engine."""
     settings = read_meta(folder / "meta.json", META_KEYS)["settings"]

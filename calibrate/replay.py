@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from calibrate.bridge.settings import VLLMS_SWAPS
+from calibrate.bridge.settings import VLLMS_SWAPS, swaps_mode
 from calibrate.engine import require_vllm
 from calibrate.engine_process import EngineProcess
 from calibrate.play import workload_of
@@ -53,8 +53,8 @@ def _job(job: dict[str, Any], where: str, engines: list[str], config: dict[str, 
     if "phases" in job:
         policy = _named(config, "policies", job.get("policy", "vllm"), where)
         folder = Path(config["measurements"]) / config["host"] / model
-        if (policy or {}).get("swaps", VLLMS_SWAPS) != VLLMS_SWAPS:
-            folder = folder / policy["swaps"]  # Not among what a profile of vLLM's own way is fitted to.
+        if (swaps := swaps_mode(policy)) != VLLMS_SWAPS:
+            folder = folder / swaps  # Not among what a profile of vLLM's own way is fitted to.
         folder = folder / job["name"]
         measure = {"phases": _named(config, "phases", job["phases"], where), "policy": policy}
         return named | {"folder": str(folder), "measure": measure}

@@ -6,9 +6,10 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig
 
+from calibrate.bridge.settings import swaps_mode
 from calibrate.dataset import read_json, read_meta
 from calibrate.host_terms import from_others, from_reference
-from calibrate.validate import META_KEYS, percent, profile_of, siblings, simulated, swaps_mode
+from calibrate.validate import META_KEYS, percent, profile_of, siblings, simulated
 from sim.cli import hydra_entry
 from sim.errors import UserError
 from sim.fields import plain_values

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from calibrate.bridge.settings import VLLMS_SWAPS
+from calibrate.bridge.settings import VLLMS_SWAPS, swaps_mode
 from calibrate.dataset import read_meta, read_table
 from calibrate.host_terms import Scale, from_others, from_reference, with_its_own_swaps
 from sim.cli import hydra_entry
@@ -122,16 +122,18 @@ def compare(folder: Path, config: dict[str, Any]) -> pd.DataFrame:
     `simulated` knows the host's speed from the other replays of that engine (`calibrate.host_terms`), or from
     its reference run where there are none; `given_swaps` from the replay itself.
     """
-    profile = profile_of(swaps_mode(policy_of(folder)), config)
+    meta = read_meta(folder / "meta.json", META_KEYS)
+    play, below = meta["play"], is_below_saturation(folder)
+    swaps = swaps_mode(play.get("policy"))
+    profile = profile_of(swaps, config)
     reference = from_reference(folder, profile)
     others = [other for other in siblings(folder) if other.name != folder.name]
-    first, meta = measured(folder, config["slo"]), read_meta(folder / "meta.json", META_KEYS)
+    first = measured(folder, config["slo"])
     scale = from_others(folder, others, profile, reference)
     prediction = simulated(meta, config, profile, scale)
     given_swaps = simulated(meta, config, profile, with_its_own_swaps(folder, profile, scale))
     repetition = folder.with_name(folder.name + AGAIN)
     again = measured(repetition, config["slo"]) if repetition.exists() else {}
-    play, below = meta["play"], is_below_saturation(folder)
     rows = []
     for name in QUANTITIES:
         second = again.get(name, np.nan)
@@ -140,7 +142,7 @@ def compare(folder: Path, config: dict[str, Any]) -> pd.DataFrame:
             {
                 "workload": folder.name,
                 "policy": play.get("policy_name", PLAIN),
-                "swaps": swaps_mode(play.get("policy")),
+                "swaps": swaps,
                 "max_loras": meta["settings"]["max_loras"],
                 "mode": play["workload"]["mode"],
                 "below_saturation": below,
@@ -171,33 +173,21 @@ def profile_of(swaps: str, config: dict[str, Any]) -> dict[str, Any]:
     return profile
 
 
-def swaps_mode(policy: dict[str, Any] | None) -> str:
-    """Return how adapters come in: `calibrate.bridge.settings.SWAPS`."""
-    return str((policy or {}).get("swaps", VLLMS_SWAPS))
-
-
-def policy_of(folder: Path) -> dict[str, Any] | None:
-    """Return the policies of a replay; None: plain vLLM's."""
-    policy: dict[str, Any] | None = read_meta(folder / "meta.json", META_KEYS)["play"].get("policy")
-    return policy
-
-
 def siblings(folder: Path) -> list[Path]:
     """Return the replays of the same engine, between its start and its end, in which adapters came in the
     same way, this one included.
     """
-    start = _start_of(folder)
-    if start[0] is None:
+    host = _host_of(folder)
+    if host[0] is None:
         return [folder]
     found = (file.parent for file in sorted(folder.parent.glob("*/meta.json")))
-    swaps = swaps_mode(policy_of(folder))
-    return [it for it in found if _start_of(it) == start and swaps_mode(policy_of(it)) == swaps]
+    return [other for other in found if _host_of(other) == host]
 
 
-def _start_of(folder: Path) -> tuple[str | None, str | None]:
-    """Return which engine played, and when it was started: another day is another host."""
+def _host_of(folder: Path) -> tuple[str | None, str | None, str]:
+    """Return which engine played, when it was started (another day is another host), and its swaps."""
     meta = read_meta(folder / "meta.json", META_KEYS)
-    return meta.get("engine"), meta.get("engine_started")
+    return meta.get("engine"), meta.get("engine_started"), swaps_mode(meta["play"].get("policy"))
 
 
 def is_row(folder: Path) -> bool:

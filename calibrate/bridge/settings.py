@@ -24,6 +24,11 @@ VLLMS_SWAPS = "vllm"
 SWAPS = (VLLMS_SWAPS, "one_piece")
 
 
+def swaps_mode(policy: Mapping[str, Any] | None) -> str:
+    """Return which of SWAPS a policy's sections ask for; None: plain vLLM."""
+    return str((policy or {}).get("swaps", VLLMS_SWAPS))
+
+
 @dataclass(frozen=True)
 class PolicySettings:
     """The sections of the file, each in the `_target_` form of `conf/`; what is left out is vLLM's own.
