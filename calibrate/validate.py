@@ -143,6 +143,7 @@ def compare(folder: Path, config: dict[str, Any]) -> pd.DataFrame:
                 "workload": folder.name,
                 "policy": play.get("policy_name", PLAIN),
                 "swaps": swaps,
+                "torch_threads": play.get("torch_threads"),
                 "max_loras": meta["settings"]["max_loras"],
                 "mode": play["workload"]["mode"],
                 "below_saturation": below,
