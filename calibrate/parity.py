@@ -28,7 +28,7 @@ from calibrate.parity_gate import Passes, differing, normal, parities, table
 from sim.cli import hydra_entry
 from sim.errors import UserError
 from sim.fields import build, plain_values
-from sim.files import write_atomically
+from sim.files import check_folder, write_atomically
 from sim.results import to_json
 from sim.workload import RequestSpec
 from sim.workload.streams import stream
@@ -173,6 +173,7 @@ async def interview(config: ParityConfig) -> Passes:
         adapters = list(dict.fromkeys(question.adapter for question in questions))
         if config.check_models:
             names.refuse_unknown(adapters, served)
+        check_folder(Path(config.out))
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         interviewer = Interview(client, config, stop)

@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.errors import UserError
+from sim.sweep.paired import mcnemar_p
 
 Answers = Mapping[tuple[str, str], str | None]
 """(adapter, prompt) -> answer; None where the request failed."""
 
 TOLERANCE = 1e-9
+BY_CHANCE = (
+    "By chance: how likely such a difference, or a larger one, is\n"
+    "where mixing changes nothing (McNemar's exact test)."
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Parity:
     """Share of equal answers of the two single-adapter runs: the engine's own repeatability."""
     equal: float | None
     """Share of answers in mixed batches that equal those of the first single-adapter run."""
+    by_chance: float | None
+    """How likely such a difference, or a larger one, is where mixing changes nothing."""
     gate_pct: float
 
     @property
@@ -78,11 +85,20 @@ def parities(passes: Passes, gate_pct: float) -> list[Parity]:
 def _parity(name: str, keys: Sequence[tuple[str, str]], passes: Passes, gate_pct: float) -> Parity:
     single, again, mixed = passes.single, passes.again, passes.mixed
     answered = [key for key in keys if None not in (single.get(key), again.get(key), mixed.get(key))]
-    shares = [
-        sum(single[key] == other[key] for key in answered) / len(answered) if answered else None
-        for other in (again, mixed)
-    ]
-    return Parity(name, len(keys), len(keys) - len(answered), shares[0], shares[1], gate_pct)
+    if not answered:
+        return Parity(name, len(keys), len(keys), None, None, None, gate_pct)
+    again_equal = [single[key] == again[key] for key in answered]
+    mixed_equal = [single[key] == mixed[key] for key in answered]
+    pairs = list(zip(again_equal, mixed_equal, strict=True))
+    return Parity(
+        name,
+        len(keys),
+        len(keys) - len(answered),
+        sum(again_equal) / len(answered),
+        sum(mixed_equal) / len(answered),
+        mcnemar_p(gained=pairs.count((False, True)), lost=pairs.count((True, False))),
+        gate_pct,
+    )
 
 
 def first_difference(one: str, other: str) -> int | None:
@@ -114,13 +130,14 @@ def differing(passes: Passes) -> list[dict[str, Any]]:
 def table(rows: Sequence[Parity]) -> str:
     """Return the parities as an aligned table."""
     width = max(len("Adapter"), *(len(row.adapter) for row in rows))
-    head = f"{'Adapter':{width}}  Prompts  Failed  Repeatable  Mixed equal  Difference  Gate"
+    head = f"{'Adapter':{width}}  Prompts  Failed  Repeatable  Mixed equal  Difference  By chance  Gate"
     lines = [head, "-" * len(head)]
     for row in rows:
         shares = ["-" if share is None else f"{100 * share:.2f}%" for share in (row.repeatable, row.equal)]
         difference = "-" if row.difference_pct is None else f"{row.difference_pct + 0.0:.2f}%"
+        by_chance = "-" if row.by_chance is None else f"{row.by_chance:.2f}"
         lines.append(
             f"{row.adapter:{width}}  {row.prompts:>7}  {row.failed:>6}  {shares[0]:>10}  {shares[1]:>11}  "
-            f"{difference:>10}  {'pass' if row.passed else 'FAIL'}"
+            f"{difference:>10}  {by_chance:>9}  {'pass' if row.passed else 'FAIL'}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", BY_CHANCE])

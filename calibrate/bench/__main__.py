@@ -28,6 +28,7 @@ from calibrate.bench.settings import MODES, BenchConfig, bench_config, with_user
 from calibrate.bench.tables import comparison_table, run_table
 from sim.cli import hydra_entry
 from sim.fields import plain_values
+from sim.files import check_folder
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 ELSEWHERE = NoGpuMemory("the endpoint is not on this machine; gpu_memory=true asks all the same")
@@ -79,6 +80,7 @@ async def benchmark(config: BenchConfig) -> tuple[list[Run], dict[str, Any]]:
             asked = names.asked_for(mode, workload, config.seed, sending.lines, known)
             if config.check_models:
                 names.refuse_unknown(asked, served)
+        check_folder(Path(config.out))
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         runs, gpu_memory = [], {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from reports.experiments.box_lost import losses_of, losses_section
@@ -11,6 +12,7 @@ from reports.experiments.ranks import ranks_of, ranks_section
 from reports.experiments.reported import NOT_MEASURED, Reported
 from reports.experiments.scenario import Scenario
 from reports.numbers import NONE, duration, number, percent, whole
+from reports.parity import parity_section
 from sim.errors import UserError
 from sim.prices import Prices
 from sim.sweep.runs import Run
@@ -60,12 +62,16 @@ COUNTED = ("gpus", "gpus_that_keep_up", "base_copies", "base_gb", "usd_per_month
 class FortyCustomersCallback(ExperimentCallback):
     """Writes the tables of ``experiment=forty_customers``.
 
-    ``reported`` is what the write-up says and ``prices`` what GPUs cost.
+    ``reported`` is what the write-up says, ``prices`` what GPUs cost, ``parity`` a file that
+    `calibrate.parity` made on a GPU, where it exists.
     """
 
     name = "forty_customers"
 
-    def __init__(self, reported: Mapping[str, Any], prices: Mapping[str, Any]) -> None:
+    def __init__(
+        self, reported: Mapping[str, Any], prices: Mapping[str, Any], parity: str | None = None
+    ) -> None:
+        self.parity = None if parity is None else Path(parity)
         self.reported = Reported.from_mapping(reported, tuple(ROWS), COLUMNS)
         self.prices = Prices.from_mapping(prices)
 
@@ -85,6 +91,11 @@ class FortyCustomersCallback(ExperimentCallback):
             self._comparison(ours, system),
             *([ranks_section(ranks)] if len(ranks) > 1 else []),
             *([losses_section(losses, system, at_s)] if at_s is not None else []),
+            *(
+                [parity_section(self.parity, "The parity gate on our GPU")]
+                if self.parity and self.parity.exists()
+                else []
+            ),
         ]
         values = {
             "reported": {"source": self.reported.source, "rows": self.reported.rows},

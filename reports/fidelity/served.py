@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from scipy.stats import binomtest
 
 from reports.experiments.document import markdown_table
 from reports.numbers import number
+from reports.parity import parity_lines
 from sim.errors import UserError
 
-ALL = "all"
-"""`calibrate.parity`'s row over all adapters."""
 TITLES = {
     "output_throughput": "output throughput, tokens/s",
     "median_ttft_ms": "TTFT p50, ms",
@@ -64,7 +62,7 @@ def _host(title: str, root: Path, is_weak: bool) -> list[str]:
         "",
         weak if is_weak else _equal(root, list(dict.fromkeys(rows.policy))),
         "",
-        *_parity(root / "parity.json"),
+        *parity_lines(root / "parity.json"),
         *_bad_adapters(root / "bad_adapters.json"),
     ]
 
@@ -79,36 +77,6 @@ def _equal(root: Path, policies: list[str]) -> str:
         f"Generated texts that are equal, of {len(texts[0])} ({len(set(texts[0]))} different ones): "
         f"{'; '.join(equal)}. What is said of rounding under outputs, below, holds here too."
     )
-
-
-def _parity(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    gate = _json(path)
-    differing = pd.DataFrame(gate["differing"], columns=["adapter", "single", "again", "mixed"])
-    lines = [
-        [
-            *(row["adapter"], str(row["prompts"]), f"{row['repeatable']:.2%}", f"{row['equal']:.2%}"),
-            f"{_chance(differing, row['adapter']):.2f}",
-        ]
-        for row in gate["adapters"]
-    ]
-    return [
-        "`python -m calibrate.parity` asked the server the same prompts in batches of one adapter, of all "
-        f"four, and of one again; at most {gate['gate_pct']} % may differ more than by repetition: "
-        f"{'passed' if gate['passed'] else 'not passed'}. The last column is the probability of such a "
-        "difference, or a larger one, where mixing changes nothing (McNemar's exact test).",
-        "",
-        *markdown_table(["", "prompts", "repeated answers equal", "mixed answers equal", "by chance"], lines),
-        "",
-    ]
-
-
-def _chance(differing: pd.DataFrame, adapter: str) -> float:
-    rows = differing if adapter == ALL else differing[differing.adapter == adapter]
-    again, mixed = rows.again == rows.single, rows.mixed == rows.single
-    gained, lost = int((mixed & ~again).sum()), int((again & ~mixed).sum())
-    return float(binomtest(lost, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def _bad_adapters(path: Path) -> list[str]:

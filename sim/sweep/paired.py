@@ -1,4 +1,4 @@
-"""The difference of one metric between two settings, seed by seed."""
+"""The difference between two settings, pair by pair: of one metric, or of what holds or does not."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,3 +51,14 @@ def paired_difference(baseline: Sequence[float], values: Sequence[float]) -> Pai
         reach = float(special.stdtrit(num_pairs - 1, (1 + CONFIDENCE) / 2)) * error
         low, high = mean - reach, mean + reach
     return PairedDifference(num_pairs, float(np.mean(baseline)), float(np.mean(values)), mean, low, high)
+
+
+def mcnemar_p(gained: int, lost: int) -> float:
+    """Return how likely a difference as large, or larger, is by chance: McNemar's exact test, two-sided.
+
+    Of the pairs that differ, `gained` hold in the second setting alone and `lost` in the first alone; where
+    the settings are alike, each is as likely as the other. Psychometrika 12 (1947). Raises ValueError.
+    """
+    if gained < 0 or lost < 0:
+        raise ValueError(f"gained={gained}, lost={lost}: must not be negative")
+    return min(1.0, 2 * float(special.bdtr(min(gained, lost), gained + lost, 0.5)))

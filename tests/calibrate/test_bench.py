@@ -209,6 +209,14 @@ def test_a_run_without_a_success_is_one_in_the_status_too(bench: Any) -> None:
     assert found["end"] == "stopped after 3 failed requests in a row"
 
 
+def test_an_out_folder_that_takes_no_files_is_refused_before_a_request(
+    refuse: Refuse, told: tuple[Behaviour, str]
+) -> None:
+    told[0].__dict__.update(Behaviour(models=told[0].models).__dict__)
+    assert "/proc/x: No such file or directory" in refuse("out=/proc/x")
+    assert not told[0].seen
+
+
 def test_a_users_file_lies_between_ours_and_the_command_line(
     bench: Any, server: tuple[Behaviour, str], tmp_path: Path
 ) -> None:

@@ -57,6 +57,15 @@ def texts_of(size: int) -> st.SearchStrategy[tuple[str, ...]]:
     return st.tuples(*[st.text("xyz.", min_size=size, max_size=size)] * 3)
 
 
+def test_how_likely_a_difference_is_by_chance() -> None:
+    # Six prompts that mixing alone changes, none that repeating alone does: 2 / 2**6.
+    (found, total) = parities(passes("xxxxxxxx", "xxxxxxxx", "yyyyyyxx"), 0.5)
+    assert found.by_chance == total.by_chance == pytest.approx(1 / 32)
+    # As many the one way as the other, and two that change both times.
+    assert parities(passes("xxxxxx", "yyyyxx", "yyxxyy"), 0.5)[0].by_chance == 1.0
+    assert parities(passes("..", "..", ".."), 0.5)[0].by_chance is None
+
+
 TEXTS = st.integers(1, 30).flatmap(texts_of)
 
 
@@ -77,10 +86,13 @@ def test_the_table() -> None:
     assert (
         table(rows)
         == """\
-Adapter  Prompts  Failed  Repeatable  Mixed equal  Difference  Gate
--------------------------------------------------------------------
-a              4       0     100.00%       75.00%      25.00%  FAIL
-all            4       0     100.00%       75.00%      25.00%  FAIL"""
+Adapter  Prompts  Failed  Repeatable  Mixed equal  Difference  By chance  Gate
+------------------------------------------------------------------------------
+a              4       0     100.00%       75.00%      25.00%       1.00  FAIL
+all            4       0     100.00%       75.00%      25.00%       1.00  FAIL
+
+By chance: how likely such a difference, or a larger one, is
+where mixing changes nothing (McNemar's exact test)."""
     )
 
 
@@ -165,6 +177,7 @@ def test_a_steady_engine_passes(
         "failed": 0,
         "repeatable": 1.0,
         "equal": 1.0,
+        "by_chance": 1.0,
         "gate_pct": 0.5,
         "difference_pct": 0.0,
         "passed": True,

@@ -16,7 +16,7 @@ from sim.compare import PROG, main
 from sim.errors import UserError
 from sim.sweep.comparison import compare_folders, compare_settings, without_repeated_bounds
 from sim.sweep.objective import higher_is_better
-from sim.sweep.paired import paired_difference
+from sim.sweep.paired import mcnemar_p, paired_difference
 from sim.sweep.runs import Run, load_runs
 from sim.sweep.settings import flat_settings, label
 from tests.refusal import Refusal
@@ -205,3 +205,14 @@ def test_a_sweep_without_its_columns_is_named(tmp_path: Path) -> None:
     (tmp_path / "sweep.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match=r"sweep\.csv: expected a row for each run"):
         load_runs(tmp_path)
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_the_exact_test_of_pairs_is_the_binomial_one(gained: int, lost: int) -> None:
+    expected = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    assert mcnemar_p(gained, lost) == pytest.approx(expected, rel=1e-9)
+
+
+def test_fewer_pairs_than_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="must not be negative"):
+        mcnemar_p(-1, 2)

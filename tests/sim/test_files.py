@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.files import write_atomically
+from sim.files import check_folder, write_atomically
 
 
 def test_it_replaces_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -38,3 +38,15 @@ def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
     (path / "full").mkdir(parents=True)
     with pytest.raises(OSError, match=r"/folder'$"):
         write_atomically(path, b"text")
+
+
+def test_a_folder_that_takes_no_files_is_known_before_the_work(tmp_path: Path) -> None:
+    check_folder(tmp_path / "not" / "there")
+    check_folder(tmp_path)
+    assert not list(tmp_path.iterdir())
+    file = tmp_path / "file"
+    file.write_text("text")
+    for path in (file, file / "deeper", Path("/proc/x")):
+        with pytest.raises(OSError, match=f"{path}'$"):
+            check_folder(path)
+    assert list(tmp_path.iterdir()) == [file]
