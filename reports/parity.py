@@ -62,10 +62,11 @@ def _in_words(gate: Mapping[str, Any], total: Mapping[str, Any], differing: pd.D
         return "That is not chance: the gate says that mixing changes answers."
     return (
         "That may be chance, and proves neither that mixing changes answers nor that it does not: of all, "
-        f"{total['equal']:.2%} are equal mixed and {total['repeatable']:.2%} repeated, and chance alone makes "
-        f"such a difference, or a larger one, with a probability of {chance:.2f}. An engine that repeats "
-        f"itself no more often cannot be held to {gate['gate_pct']} % with {total['prompts']} prompts. Weights "
-        "of `calibrate.served_model` are random: its likeliest tokens are nearly alike, and rounding chooses."
+        f"{total['equal']:.2%} are equal mixed and {total['repeatable']:.2%} repeated, and chance alone "
+        f"makes such a difference, or a larger one, with a probability of {chance:.2f}. An engine that "
+        f"repeats itself no more often cannot be held to {gate['gate_pct']} % with {total['prompts']} "
+        "prompts. Weights of `calibrate.served_model` are random: its likeliest tokens are nearly alike, "
+        "and rounding chooses."
     )
 
 
