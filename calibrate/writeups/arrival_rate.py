@@ -153,7 +153,7 @@ def probe(job: Run) -> Probe:
         _percentile(done["ttft_ms"], 50),
         _percentile(done["ttft_ms"], 99),
         _percentile(done["e2el_ms"], 50),
-        *_rates(requests),
+        *_rates(requests, done),
     )
 
 
@@ -164,18 +164,22 @@ def measured_probes(plays: Sequence[Held]) -> dict[tuple[str, int], list[Probe]]
         ttft_ms, latency_ms = 1e3 * play.ttft_s, 1e3 * play.latency_s
         figures = (_percentile(ttft_ms, 50), _percentile(ttft_ms, 99), _percentile(latency_ms, 50))
         tokens = float(play.requests.input_length.mean())
+        # A play is cut off, so that a request which has begun to be answered by then counts as served.
+        begun = play.requests[play.requests.first_token_s.notna()]
         found.setdefault((play.regime, play.gpu_loras), []).append(
-            Probe(play.arrival_rate, 1.0, tokens, *figures, None, None)  # None was lost; the end is cut off.
+            # None was lost: what had no answer when the play was cut off was still under way.
+            Probe(play.arrival_rate, 1.0, tokens, *figures, *_rates(play.requests, begun, "first_token_s"))
         )
     return found
 
 
-def _rates(requests: pd.DataFrame) -> tuple[float | None, float | None]:
-    done = requests[requests["status"] == "completed"]
+def _rates(
+    requests: pd.DataFrame, served: pd.DataFrame, served_at: str = "finish_s"
+) -> tuple[float | None, float | None]:
     first_s, last_s = requests["arrival_s"].min(), requests["arrival_s"].max()
-    if done.empty or first_s == last_s:
+    if served.empty or first_s == last_s:
         return None, None
-    return len(requests) / (last_s - first_s), len(done) / (done["finish_s"].max() - first_s)
+    return len(requests) / (last_s - first_s), len(served) / (served[served_at].max() - first_s)
 
 
 def line(job: Run, regime: str) -> str:

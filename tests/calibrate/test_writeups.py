@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from calibrate.writeups import hbm_budget
-from calibrate.writeups.arrival_rate import Probe, verdict
+from calibrate.writeups.arrival_rate import Probe, measured_probes, verdict
 from calibrate.writeups.break_even import Point, break_even_s, in_words
 from calibrate.writeups.llmux import find_switches, per_pair
+from calibrate.writeups.measured import Held
 from sim.__main__ import main
 from sim.results import write_failed
 from sim.sweep.rows import put_row
@@ -231,3 +234,15 @@ def test_plays_on_the_real_engine_stand_beside_the_simulated_curves(
     assert [row.split(",")[-3] for row in rows][2] == "0", "nothing is swapped where all have a slot"
     assert all(row.endswith("measured: NVIDIA H100 80GB HBM3 with vLLM 0.25.1") for row in rows)
     assert ">128 adapters, measured<" in (out / "hbm_budget.svg").read_text()
+
+
+@pytest.mark.parametrize(("served_share", "is_overload"), [(1.0, False), (0.75, True)])
+def test_a_play_that_is_cut_off_with_a_growing_queue_says_so(served_share: float, is_overload: bool) -> None:
+    # 16 a second for 30 s; the last of them still run when the play ends, or never began.
+    arrival_s = np.arange(480) / 16
+    first_token_s = np.where(arrival_s < 30 * served_share, arrival_s / served_share + 0.1, np.nan)
+    finish_s = np.where(first_token_s < 29, first_token_s + 1, np.nan)
+    columns = {"arrival_s": arrival_s, "first_token_s": first_token_s, "finish_s": finish_s}
+    play = Held("short", 128, 2, 16, pd.DataFrame(columns).assign(input_length=640), 0, 0, "a GPU")
+    ((found,),) = measured_probes([play]).values()
+    assert (found.status, found.is_overload) == ("OK", is_overload)
