@@ -89,6 +89,10 @@ def _row(row: Any, metric: str) -> str:
     measured, ours, unit = COLUMNS[metric]
     text = f"  * {setting(row)}: measured {number(row[measured])}, predicted {number(row[ours])} {unit}"
     low, high = f"{ours}_low", f"{ours}_high"
+    if metric.startswith("TTFT"):
+        sent = row["offered_req_s"] * row["total_time"]
+        shares = (100 * row[name] / sent for name in ("completed", "sim_completed"))
+        text += "; completed {:.1f} % of what was sent, predicted {:.1f} %".format(*shares)
     if low in row and pd.notna(row[low]):
         text += f" ({number(row[low])} to {number(row[high])} over the seeds)"
     return text
