@@ -9,7 +9,7 @@ from reports.fidelity.errors import replays_section, scatter_plot, targets_secti
 from reports.fidelity.outputs import outputs_section
 from reports.fidelity.policies import policies_section, winner_section
 from reports.fidelity.served import served_section
-from reports.fidelity.swaps import host_section, swaps_section
+from reports.fidelity.swaps import host_section, swaps_section, threads_section
 from reports.svg import picture
 from sim.cli import hydra_entry
 from sim.errors import UserError
@@ -41,10 +41,11 @@ def task(cfg: DictConfig) -> None:
     parts = [
         [HEAD],
         targets_section(rows),
-        winner_section(rows, config["winners"], config["traffic"]),
+        winner_section(rows, config["plain"], config["winners"], config["traffic"]),
         policies_section(rows),
         served_section(config["served"]["results"], config["served"]["weak_adapters"]),
         swaps_section(config["swaps"]),
+        threads_section(Path(config["threads"])),
         host_section(rows, folders),
         outputs_section(list(folders.values()), config["outputs"]),
         replays_section(rows),
