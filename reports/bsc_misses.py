@@ -78,7 +78,10 @@ def _of_metric(rows: pd.DataFrame, metric: str, measure: Measure) -> list[str]:
         f"{regime} {number(float(added[(rows.regime == regime).to_numpy()].mean()))} %"
         for regime in sorted(set(rows.regime))
     ]
-    return [f"{head} {num_carriers} of {len(rows)} rows carry it; by regime: {', '.join(parts)}."]
+    head += (
+        f" {num_carriers} of {len(rows)} rows carry it; by regime: {', '.join(parts)}. Most of it is from:"
+    )
+    return [head, _row(rows.iloc[order[0]], metric)]
 
 
 def _rows_alone(num_rows: int) -> str:
