@@ -104,9 +104,9 @@ def _scatter(
             axes.plot(rows[measured], rows[twin], ".", color=svg.FAINT, markersize=2.5, alpha=0.6)
         regimes = positive.groupby("regime")
         groups = ((str(regime), part[measured], part[ours]) for regime, part in regimes)
-        draw_scatter(axes, groups, markersize=3.5, alpha=0.8)
         axes.set(ylabel="predicted", title=title)
         if len(positive):
+            draw_scatter(axes, groups, markersize=3.5, alpha=0.8)
             axes.legend(fontsize=7, loc="upper left", handletextpad=0.1)
 
     return paint
