@@ -9,7 +9,8 @@ from reports.fidelity.errors import replays_section, scatter_plot, targets_secti
 from reports.fidelity.outputs import outputs_section
 from reports.fidelity.policies import policies_section, winner_section
 from reports.fidelity.served import served_section
-from reports.fidelity.swaps import host_section, swaps_section, threads_section
+from reports.fidelity.swaps import host_section, swaps_section
+from reports.fidelity.threads import pairs, threads_plot, threads_section
 from reports.svg import picture
 from sim.cli import hydra_entry
 from sim.errors import UserError
@@ -37,6 +38,8 @@ def task(cfg: DictConfig) -> None:
     out = Path(config["out"])
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "predicted-against-measured.svg", picture(scatter_plot(rows)))
+    if found := pairs(rows, folders):
+        write_atomically(out / "loads-by-threads.svg", picture(threads_plot(found)))
     write_atomically(out / "replays.csv", rows.to_csv(index=False).encode())
     parts = [
         [HEAD],
@@ -45,7 +48,7 @@ def task(cfg: DictConfig) -> None:
         policies_section(rows),
         served_section(config["served"]["results"], config["served"]["weak_adapters"]),
         swaps_section(config["swaps"]),
-        threads_section(Path(config["threads"])),
+        threads_section(Path(config["threads"]), found),
         host_section(rows, folders),
         outputs_section(list(folders.values()), config["outputs"]),
         replays_section(rows),

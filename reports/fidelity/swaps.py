@@ -9,8 +9,6 @@ from reports.experiments.document import markdown_table
 from reports.numbers import number
 from sim.errors import UserError
 
-THREADS = "torch_threads"
-
 
 def swaps_section(tables: dict[str, str]) -> list[str]:
     """Return what loads and activations take, tensor by tensor and in one piece."""
@@ -33,39 +31,6 @@ def swaps_section(tables: dict[str, str]) -> list[str]:
         "copies and fills. In one piece (`swaps: one_piece`) the file is read into page-locked memory, and "
         "a slot is filled by one copy and one call (`calibrate/bridge/slot_copies.py`); vLLM's own code is "
         "as it was.",
-        "",
-        *markdown_table(head, lines),
-        "",
-    ]
-
-
-def threads_section(root: Path) -> list[str]:
-    """Return what loads took with so many threads for torch, measured one after another on one engine:
-    ``torch_threads-<count>`` under `root`.
-    """
-    counts = sorted(int(folder.name.rpartition("-")[2]) for folder in root.glob(f"{THREADS}-*"))
-    if not counts:
-        raise UserError(f"{root}: no {THREADS}-<count> there; make some with calibrate.replay")
-    lines = []
-    for count in counts:
-        swaps = pd.read_parquet(root / f"{THREADS}-{count}" / "swaps.parquet")
-        swaps = swaps[swaps.kind == "load"]
-        cells = [str(count)]
-        for phase in ("reference", "load"):
-            taken_ms = 1e3 * swaps.duration_s[swaps.phase == phase]
-            cells += [str(len(taken_ms)), *(number(value) for value in taken_ms.quantile([0.1, 0.5, 0.9]))]
-        lines.append(cells)
-    head = ["torch's threads"]
-    for title in ("first use of memory", "memory used again"):
-        head += [f"{title}: loads", "10 %, ms", "median", "90 %"]
-    return [
-        "### Threads",
-        "",
-        "Each of the hundreds of tensors of an adapter is copied by all of torch's threads, one a core "
-        "unless `OMP_NUM_THREADS` says otherwise, and waits for the slowest of them: where a core of the "
-        "host is busy with something else, each of these copies may find it so. With one thread a load "
-        "depends on one core. vLLM itself sets one thread where a model has several GPUs "
-        "(`vllm/v1/executor/multiproc_executor.py`), not with one. One after another on one engine:",
         "",
         *markdown_table(head, lines),
         "",

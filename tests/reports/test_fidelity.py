@@ -123,7 +123,8 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         ],
     )
     main()
-    assert (tmp_path / "page" / "predicted-against-measured.svg").stat().st_size > 1000
+    for name in ("predicted-against-measured", "loads-by-threads"):
+        assert (tmp_path / "page" / f"{name}.svg").stat().st_size > 1000
     return (tmp_path / "page" / "README.md").read_text()
 
 
@@ -148,6 +149,8 @@ def test_swaps_of_the_replay_alone_are_counted(page: str) -> None:
 
 
 def test_loads_are_told_by_how_many_threads_torch_has(page: str) -> None:
+    assert "The same work on the same engine with each, 1 times:" in page
+    assert "| TPOT p50 | 1.9 % | 1.9 % | 2.4 % | 2.4 % |" in page
     assert "| 2 | 1 | 200 | 200 | 200 | 1 | 20.0 | 20.0 | 20.0 |\n| 16 | 1 | 300 |" in page
 
 
