@@ -152,6 +152,20 @@ def test_an_aborted_request_makes_room_in_a_closed_loop(trace: Callable[..., Pat
     assert result.requests.column("arrival_s").to_pylist() == [0.0, 0.025]
 
 
+@pytest.mark.parametrize("mode", ["open", "closed"])
+@pytest.mark.parametrize("async_scheduling", [False, True])
+def test_who_gives_up_at_once_is_never_scheduled(
+    trace: Callable[..., Path], mode: str, async_scheduling: bool
+) -> None:
+    gone = [line(10, f"gone {number}", 4, 1, abort_ms=0) for number in range(3)]
+    path = trace(line(0, "a", 4, 1), *gone, line(10, "b", 4, 1))
+    result = played(path, {"async_scheduling": async_scheduling}, {"mode": mode, "concurrency": 1})
+    assert result.steps is not None
+    assert result.steps.column("request_id").to_pylist() == ["a", "b"]
+    assert result.requests.column("arrival_s").to_pylist() == [0.0, 0.01, 0.01, 0.01, 0.01]
+    assert (result.summary["counts"]["completed"], result.summary["counts"]["aborted"]) == (2, 3)
+
+
 def test_what_vllms_server_would_refuse_is_rejected(trace: Callable[..., Path]) -> None:
     path = trace(
         line(0, "fits", 60, 4),
