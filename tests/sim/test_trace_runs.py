@@ -179,6 +179,17 @@ def test_what_vllms_server_would_refuse_is_rejected(trace: Callable[..., Path]) 
     assert played(path, {}).requests.column("status").to_pylist()[2] == "completed"
 
 
+def test_who_has_no_room_beside_the_null_block_waits_for_ever(trace: Callable[..., Path]) -> None:
+    """And those behind, in the order of arrival; 15 blocks of 4 tokens are to be had."""
+    path = trace(line(0, "fits", 57, 4), line(0, "long", 61, 1), line(0, "behind", 4, 1))
+    result = played(path, {"num_gpu_blocks": 16, "max_num_batched_tokens": 64})
+    assert result.requests.column("status").to_pylist() == ["completed", "waiting", "waiting"]
+    assert result.summary["warnings"] == [
+        "16 KV blocks, one of them the null block: a request that comes to more than 60 tokens waits for ever, "
+        "as in vLLM, and those behind it; engine.max_model_len=64"
+    ]
+
+
 def test_a_run_says_what_it_played(tmp_path: Path, trace: Callable[..., Path]) -> None:
     path = trace(line(0, "a", 4, 1), line(0, "a", 4, 1), line(0, "b", 0, 1))
     summary = played(path, {}, {"on_bad_line": "skip"}).summary
