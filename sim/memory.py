@@ -66,13 +66,14 @@ def num_gpu_blocks(engine: EngineConfig, model: ModelConfig, memory: MemoryProfi
 
 
 def never_admitted(engine: EngineConfig, num_gpu_blocks: int) -> list[str]:
-    """Return a sentence where the longest requests have no room, beside the null block, though vLLM starts."""
-    longest = (num_gpu_blocks - 1) * engine.block_size
+    """Return a sentence where the longest requests have no room beside the null block, though vLLM starts."""
+    # KV of all tokens but the last, which is never an input.
+    longest = (num_gpu_blocks - 1) * engine.block_size + 1
     if longest >= engine.max_model_len:
         return []
     return [
-        f"{num_gpu_blocks} KV blocks, one of them the null block: a request that comes to more than {longest} "
-        f"tokens waits for ever, as in vLLM, and those behind it; engine.max_model_len={engine.max_model_len}"
+        f"{num_gpu_blocks} KV blocks, of which vLLM keeps one: a request of more than {longest} tokens waits for "
+        f"ever, and those behind it, though engine.max_model_len={engine.max_model_len}"
     ]
 
 

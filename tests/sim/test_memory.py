@@ -68,7 +68,7 @@ def test_one_request_of_the_longest_length_must_fit() -> None:
     assert never_admitted(engine(), 11) == []
     assert num_gpu_blocks(engine(num_gpu_blocks=10), TINY, MemoryProfile()) == 10
     (said,) = never_admitted(engine(), 10)
-    assert said.startswith("10 KV blocks, one of them the null block: a request that comes to more than 144")
+    assert said.startswith("10 KV blocks, of which vLLM keeps one: a request of more than 145 tokens")
     with pytest.raises(DoesNotFit, match=r"max_model_len=160 does not fit"):
         num_gpu_blocks(engine(num_gpu_blocks=9), TINY, MemoryProfile())
 
