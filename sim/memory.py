@@ -72,8 +72,8 @@ def never_admitted(engine: EngineConfig, num_gpu_blocks: int) -> list[str]:
     if longest >= engine.max_model_len:
         return []
     return [
-        f"{num_gpu_blocks} KV blocks, of which vLLM keeps one: a request of more than {longest} tokens waits for "
-        f"ever, and those behind it, though engine.max_model_len={engine.max_model_len}"
+        f"{num_gpu_blocks} KV blocks, of which vLLM keeps one: a request of more than {longest} tokens waits "
+        f"for ever, and those behind it, though engine.max_model_len={engine.max_model_len}"
     ]
 
 
