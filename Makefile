@@ -66,7 +66,9 @@ published: $(STAMP) ## Make reports/published anew, from the files in the tree
 	$(BIN)/python -m calibrate.fit name=h100_qwen3_0_6b model=qwen3_0_6b measurements=$(MEASURED)/Qwen3-0.6B
 	$(BIN)/python -m calibrate.validate
 	$(BIN)/python -m calibrate.validate replays=$(REPLAYS)_2/Llama-3.1-8B
+	$(BIN)/python -m calibrate.validate replays=$(REPLAYS)_3/Llama-3.1-8B
 	$(BIN)/python -m calibrate.validate replays=$(REPLAYS)/Qwen3-0.6B profile=h100_qwen3_0_6b
+	$(BIN)/python -m calibrate.validate replays=$(REPLAYS)_3/Qwen3-0.6B profile=h100_qwen3_0_6b
 	$(BIN)/python -m calibrate.fit_sleep_mode
 	$(BIN)/python -m calibrate.served
 	$(BIN)/python -m calibrate.served results=$(REPLAYS)/server settings.num_gpu_blocks=1920 ~runs.amortize \

@@ -1,10 +1,8 @@
 """One engine under measurement: replays and measurements, one after another, each from empty caches."""
 
 import json
-import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pandas as pd
 
 from calibrate.adapters import AdapterStore
 from calibrate.bridge.settings import VLLMS_SWAPS, swaps_mode
+from calibrate.cpu import on_core, torch_threads
 from calibrate.engine import VllmEngine
 from calibrate.measure import run_phases
 from calibrate.phases import Bench, reference, swap_reference, warm_up
@@ -39,7 +38,7 @@ class EngineWorker:
         store = AdapterStore(folder, model, self.settings["max_lora_rank"], config["adapter_files"])
         self.vllm = VllmEngine(model, self.settings, store, config["seed"], bridged=engine["bridged"])
         self._start_s = round(time.time() - began, 1)
-        self._references: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
+        self._references: dict[tuple[str, int | None], tuple[pd.DataFrame, pd.DataFrame]] = {}
         self._bench: Bench | None = None
         self._kinds = {"play": self._play, "measure": self._measure, "sleeps": self._sleep}
 
@@ -68,36 +67,41 @@ class EngineWorker:
 
     def _play(self, job: dict[str, Any], folder: Path) -> dict[str, Any]:
         play, bench = job["play"], self.bench()
-        policy = play["policy"]
-        reference_steps, reference_swaps = self._reference(swaps_mode(policy))
-        own = play.get("settings", {})
-        bench.probe.label("setup")
-        self._use(policy, own)
+        with torch_threads(play.get("torch_threads")):
+            reference_steps, reference_swaps = self._reference(play)
+            replay, rows = self._replayed(play)
+            steps, swaps = bench.probe.tables()
+            tables = {
+                "requests": rows,
+                "steps": pd.concat([reference_steps, steps], ignore_index=True),
+                "swaps": pd.concat([reference_swaps, swaps], ignore_index=True),
+            }
+            if play.get("outputs"):
+                tables["outputs"] = replay.outputs()
+            write_records(folder, tables, {"play": play, **self._meta(play.get("settings"))})
+        return {"requests": len(rows), "tokens": int(rows.num_generated_tokens.sum())}
+
+    def _replayed(self, play: dict[str, Any]) -> tuple[Replay, pd.DataFrame]:
+        """Play the workload under observation; return its requests too."""
+        probe = self.bench().probe
+        probe.label("setup")
+        self._use(play["policy"], play.get("settings"))
         workload = workload_of(play)
-        bench.probe.label("replay", play["name"])
+        probe.label("replay", play["name"])
         replay = Replay(self.vllm, workload, play["seed"])
         with on_core(play.get("core")):
-            rows = replay.run()
-        steps, swaps = bench.probe.tables()
-        tables = {
-            "requests": rows,
-            "steps": pd.concat([reference_steps, steps], ignore_index=True),
-            "swaps": pd.concat([reference_swaps, swaps], ignore_index=True),
-        }
-        if play.get("outputs"):
-            tables["outputs"] = replay.outputs()
-        write_records(folder, tables, {"play": play, **self._meta(own)})
-        return {"requests": len(rows), "tokens": int(rows.num_generated_tokens.sum())}
+            return replay, replay.run()
 
     def _measure(self, job: dict[str, Any], folder: Path) -> dict[str, Any]:
         measure, bench = job["measure"], self.bench()
         self._use(measure.get("policy"))
         began = time.time()
-        run_phases(bench, measure["phases"])
-        steps, swaps = bench.probe.tables()
-        meta = {"name": folder.name, "seed": self.config["seed"], "engine_start_s": self._start_s}
-        meta["measuring_s"] = round(time.time() - began, 1)
-        write_records(folder, {"steps": steps, "swaps": swaps}, {**meta, **self._meta()})
+        with torch_threads(measure.get("torch_threads")):
+            run_phases(bench, measure["phases"])
+            steps, swaps = bench.probe.tables()
+            meta = {"name": folder.name, "seed": self.config["seed"], "engine_start_s": self._start_s}
+            meta["measuring_s"] = round(time.time() - began, 1)
+            write_records(folder, {"steps": steps, "swaps": swaps}, {**meta, **self._meta()})
         return {"steps": len(steps), "swaps": len(swaps)}
 
     def _sleep(self, job: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -107,17 +111,21 @@ class EngineWorker:
         medians = sleeps.drop(columns="repeat").median()
         return {str(name): round(median, 3) for name, median in medians.items()}
 
-    def _reference(self, swaps: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the host reference run with this way of bringing adapters in; made on the first call."""
-        if swaps not in self._references:
+    def _reference(self, play: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the host reference run with the play's way of bringing adapters in, and its threads; made on
+        the first call.
+        """
+        swaps = swaps_mode(play["policy"])
+        which = swaps, play.get("torch_threads")
+        if which not in self._references:
             bench = self.bench()
             self._use(None if swaps == VLLMS_SWAPS else {"swaps": swaps})
             reference(bench)
             swap_reference(bench)
             steps, swapped = bench.probe.tables()
-            self._references[swaps] = (steps, swapped)
+            self._references[which] = (steps, swapped)
             self._clear()
-        return self._references[swaps]
+        return self._references[which]
 
     def _use(self, policy: dict[str, Any] | None, own: dict[str, Any] | None = None) -> None:
         """Empty the engine and give it `policy` and a play's `own` settings, of those it can change."""
@@ -162,17 +170,3 @@ def initial_adapters(settings: Mapping[str, Any]) -> tuple[list[str], list[str]]
     counts = [settings.get(key, 0) for key in ("initial_host_cache", "initial_slots")]
     host_cache, slots = ([adapter_name(index) for index in range(count)] for count in counts)
     return host_cache, slots
-
-
-@contextmanager
-def on_core(core: int | None) -> Iterator[None]:
-    """Keep this thread on one CPU core: cores, and what shares them, may differ in speed."""
-    if core is None:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)

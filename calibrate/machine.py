@@ -23,6 +23,8 @@ PACKAGES = ("vllm", "torch", "triton", "transformers", "safetensors")
 
 def describe_machine() -> dict[str, Any]:
     """Return the machine's GPU, driver, CPU and the versions of what runs on it."""
+    import torch
+
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits"]
     gpu, driver, memory_mib = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split(
         ", "
@@ -33,6 +35,7 @@ def describe_machine() -> dict[str, Any]:
         "gpu_memory_mib": int(memory_mib.split()[0]),
         "cpu": cpu_name(),
         "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
         "host_memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},

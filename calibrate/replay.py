@@ -57,6 +57,7 @@ def _job(job: dict[str, Any], where: str, engines: list[str], config: dict[str, 
             folder = folder / swaps  # Not among what a profile of vLLM's own way is fitted to.
         folder = folder / job["name"]
         measure = {"phases": _named(config, "phases", job["phases"], where), "policy": policy}
+        measure["torch_threads"] = job.get("torch_threads")
         return named | {"folder": str(folder), "measure": measure}
     if "sleeps" in job:
         folder = Path(config["measurements"]) / config["host"] / model / "sleep_mode" / job["name"]

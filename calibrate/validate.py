@@ -143,6 +143,7 @@ def compare(folder: Path, config: dict[str, Any]) -> pd.DataFrame:
                 "workload": folder.name,
                 "policy": play.get("policy_name", PLAIN),
                 "swaps": swaps,
+                "torch_threads": play.get("torch_threads"),
                 "max_loras": meta["settings"]["max_loras"],
                 "mode": play["workload"]["mode"],
                 "below_saturation": below,
@@ -184,10 +185,14 @@ def siblings(folder: Path) -> list[Path]:
     return [other for other in found if _host_of(other) == host]
 
 
-def _host_of(folder: Path) -> tuple[str | None, str | None, str]:
-    """Return which engine played, when it was started (another day is another host), and its swaps."""
+def _host_of(folder: Path) -> tuple[str | None, str | None, int | None, str]:
+    """Return which engine played, when it was started (another day is another host), with how many threads,
+    and its swaps.
+    """
     meta = read_meta(folder / "meta.json", META_KEYS)
-    return meta.get("engine"), meta.get("engine_started"), swaps_mode(meta["play"].get("policy"))
+    play = meta["play"]
+    threads = play.get("torch_threads")
+    return meta.get("engine"), meta.get("engine_started"), threads, swaps_mode(play.get("policy"))
 
 
 def is_row(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from reports.fidelity.outputs import outputs_section
 from reports.fidelity.policies import policies_section, winner_section
 from reports.fidelity.served import served_section
 from reports.fidelity.swaps import host_section, swaps_section
+from reports.fidelity.threads import pairs, threads_plot, threads_section
 from reports.svg import picture
 from sim.cli import hydra_entry
 from sim.errors import UserError
@@ -37,14 +38,17 @@ def task(cfg: DictConfig) -> None:
     out = Path(config["out"])
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "predicted-against-measured.svg", picture(scatter_plot(rows)))
+    if found := pairs(rows, folders):
+        write_atomically(out / "loads-by-threads.svg", picture(threads_plot(found)))
     write_atomically(out / "replays.csv", rows.to_csv(index=False).encode())
     parts = [
         [HEAD],
         targets_section(rows),
-        winner_section(rows, config["winners"], config["traffic"]),
+        winner_section(rows, config["plain"], config["winners"], config["traffic"]),
         policies_section(rows),
         served_section(config["served"]["results"], config["served"]["weak_adapters"]),
         swaps_section(config["swaps"]),
+        threads_section(Path(config["threads"]), found),
         host_section(rows, folders),
         outputs_section(list(folders.values()), config["outputs"]),
         replays_section(rows),

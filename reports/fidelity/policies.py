@@ -1,6 +1,6 @@
 """Policies inside the real engine, in comparison with plain vLLM."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -49,22 +49,25 @@ def _mean_of_both(rows: pd.DataFrame) -> "pd.Series[float]":
     return rows.measured_again.add(rows.measured).div(2).fillna(rows.measured)
 
 
-def winner_section(rows: pd.DataFrame, winners: Mapping[str, str], traffic: Mapping[str, Any]) -> list[str]:
+def winner_section(
+    rows: pd.DataFrame, plain: Mapping[str, str], winners: Mapping[str, str], traffic: Mapping[str, Any]
+) -> list[str]:
     """Return what plain vLLM's best max_loras leaves to gain: throughput of closed loops, tail latency where
     all keep up, and what is in time at rates that plain vLLM cannot serve.
 
-    `winners` describes the policies that stand against plain vLLM; `traffic` has, under `closed`, `kept_up`
-    and `in_time`, what follows `<max_loras>-` in the replays' names, by title.
+    `plain` describes the ways in which vLLM's own policies were played, `winners` the policies that stand
+    against them; `traffic` has, under `closed`, `kept_up` and `in_time`, what follows `<max_loras>-` in the
+    replays' names, by title.
     """
     lines = []
     for model, group in rows.groupby("model"):
         for title, base in traffic["closed"].items():
             throughput = group[group.quantity == "output_throughput"]
-            lines += _slots_lines(f"{model}, {title}", throughput, base, list(winners))
-        lines += _tail_lines(str(model), group, traffic["kept_up"], list(winners))
-        lines += _in_time_lines(str(model), group, traffic["in_time"], list(winners))
+            lines += _slots_lines(f"{model}, {title}", throughput, base, list(plain), list(winners))
+        lines += _tail_lines(str(model), group, traffic["kept_up"], list(plain), list(winners))
+        lines += _in_time_lines(str(model), group, traffic["in_time"], [*plain, *winners])
     head = ["## The winner, and plain vLLM at its best max_loras", ""]
-    head += [f"* `{name}`: {what}" for name, what in winners.items()]
+    head += [f"* `{name}`: {what}" for name, what in {**plain, **winners}.items()]
     head += [
         "",
         "Closed loops of 64 requests and open loops at 1,000 adapters, 30 s from an empty cache.",
@@ -79,60 +82,80 @@ def _of_policy(rows: pd.DataFrame, base: str, policy: str) -> pd.DataFrame:
     return rows[rows.workload == names].set_index("max_loras").sort_index()
 
 
-def _slots_lines(title: str, throughput: pd.DataFrame, base: str, winners: Sequence[str]) -> list[str]:
-    found = {policy: _of_policy(throughput, base, policy) for policy in (PLAIN, *winners)}
-    plain = found.pop(PLAIN)
-    found = {policy: part for policy, part in found.items() if len(part)}
-    if plain.empty or not found:
+def _slots_lines(
+    title: str, throughput: pd.DataFrame, base: str, plain: Sequence[str], winners: Sequence[str]
+) -> list[str]:
+    played = {policy: _of_policy(throughput, base, policy) for policy in (*plain, *winners)}
+    found = {policy: part for policy, part in played.items() if len(part)}
+    if not found.keys() & set(plain) or not found.keys() & set(winners):
         return []
     head, columns = ["max_loras"], []
-    for policy, part in {"plain vLLM": plain, **found}.items():
-        head += [policy, "simulated"]
+    for policy, part in found.items():
+        head += [f"`{policy}`", "simulated"]
         columns += [_mean_of_both(part), part.simulated]
-    slots = sorted({*plain.index, *(slots for part in found.values() for slots in part.index)})
+    slots = sorted({slots for part in found.values() for slots in part.index})
     cells = [[str(count), *(number(column.get(count)) for column in columns)] for count in slots]
     lines = [f"### {title}", "", "Output tokens/s.", "", *markdown_table(head, cells), ""]
-    measured = _mean_of_both(plain)
-    for policy, part in found.items():
-        ours = _mean_of_both(part)
-        gain = float(ours.max() / measured.max())
-        predicted = float(part.simulated.max() / plain.simulated.max())
-        lines += [
-            f"`{policy}` with {ours.idxmax()} slots against plain vLLM with its best, {measured.idxmax()}: "
-            f"{gain:.2f} times the throughput, {predicted:.2f} simulated "
-            f"({100 * (predicted / gain - 1):+.0f} %).",
-            "",
-        ]
-    return lines
+    pairs = [(policy, against) for policy in winners for against in plain]
+    return lines + [
+        line
+        for policy, against in pairs
+        if policy in found and against in found
+        for line in _gain_lines(policy, found[policy], against, found[against])
+    ]
+
+
+def _gain_lines(policy: str, ours: pd.DataFrame, against: str, plain: pd.DataFrame) -> list[str]:
+    """Say what `policy` gains over plain vLLM, each with its best max_loras."""
+    measured, theirs = _mean_of_both(ours), _mean_of_both(plain)
+    gain = float(measured.max() / theirs.max())
+    predicted = float(ours.simulated.max() / plain.simulated.max())
+    return [
+        f"`{policy}` with {measured.idxmax()} slots against `{against}` with its best of {len(theirs)}, "
+        f"{theirs.idxmax()}: {gain:.2f} times the throughput, {predicted:.2f} simulated "
+        f"({100 * (predicted / gain - 1):+.0f} %).",
+        "",
+    ]
 
 
 def _tail_lines(
-    model: str, rows: pd.DataFrame, kept_up: Mapping[str, str], winners: Sequence[str]
+    model: str,
+    rows: pd.DataFrame,
+    kept_up: Mapping[str, str],
+    plain: Sequence[str],
+    winners: Sequence[str],
 ) -> list[str]:
-    cells = []
     throughput, ttft = (rows[rows.quantity == name] for name in ("output_throughput", "p99_ttft_ms"))
-    for title, base in kept_up.items():
-        plain, tail = (_of_policy(part, base, PLAIN) for part in (throughput, ttft))
-        for policy in winners:
-            ours, our_tail = (_of_policy(part, base, policy) for part in (throughput, ttft))
-            for slots in ours.index.intersection(plain.index):
-                tails = [_mean_of_both(part)[slots] for part in (tail, our_tail)]
-                cells.append(
-                    [f"{title}, {slots} slots", f"`{policy}`"]
-                    + [number(_mean_of_both(part)[slots]) for part in (plain, ours)]
-                    + [*map(number, tails), f"{tails[0] / tails[1]:.1f}"]
-                    + [f"{tail.simulated[slots] / our_tail.simulated[slots]:.1f}"]
-                )
-    head = ["", "", "plain, tokens/s", "policy", "plain, p99 TTFT, ms", "policy", "times less", "simulated"]
+    cells = [
+        [f"{title}, {slots} slots", f"`{policy}`", f"`{against}`", *points]
+        for title, base in kept_up.items()
+        for policy in winners
+        for against in plain
+        for slots, points in _tails(throughput, ttft, base, policy, against)
+    ]
+    head = ["", "", "against", "tokens/s", "against", "p99 TTFT, ms", "against", "times less", "simulated"]
     return [f"### {model}, tail latency in open loops", "", *markdown_table(head, cells), ""] if cells else []
 
 
+def _tails(
+    throughput: pd.DataFrame, ttft: pd.DataFrame, base: str, policy: str, against: str
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield, for each max_loras with which both were played, throughput and p99 TTFT of both."""
+    rates = [_of_policy(throughput, base, name) for name in (policy, against)]
+    tails = [_of_policy(ttft, base, name) for name in (policy, against)]
+    for slots in rates[0].index.intersection(rates[1].index):
+        ours, theirs = (_mean_of_both(part)[slots] for part in tails)
+        predicted = tails[1].simulated[slots] / tails[0].simulated[slots]
+        points = [*(_mean_of_both(part)[slots] for part in rates), ours, theirs]
+        yield slots, [*map(number, points), f"{theirs / ours:.1f}", f"{predicted:.1f}"]
+
+
 def _in_time_lines(
-    model: str, rows: pd.DataFrame, in_time: Mapping[str, str], winners: Sequence[str]
+    model: str, rows: pd.DataFrame, in_time: Mapping[str, str], policies: Sequence[str]
 ) -> list[str]:
     cells = []
     for title, base in in_time.items():
-        for policy in (PLAIN, *winners):
+        for policy in policies:
             parts = [
                 _of_policy(rows[rows.quantity == name], base, policy)
                 for name in ("request_goodput", "p99_ttft_ms")

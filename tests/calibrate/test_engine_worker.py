@@ -2,7 +2,9 @@
 
 import json
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -173,6 +175,32 @@ def test_each_way_of_bringing_adapters_in_has_a_reference_of_its_own(plan: Any, 
     assert "load" in set(
         pd.read_parquet(tmp_path / "measurements/host/model/one_piece/swaps/steps.parquet").phase
     )
+
+
+def test_threads_are_torchs_during_a_play_and_have_a_reference_of_their_own(
+    plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = SimpleNamespace(threads=16)
+    torch.get_num_threads = lambda: torch.threads
+    torch.set_num_threads = lambda count: setattr(torch, "threads", count)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(machine, "describe_machine", lambda: {"torch_threads": torch.threads})
+    play = {"workload": "short", "seed": 3}
+    worker = do(
+        plan,
+        "plain",
+        {"name": "one", **play},
+        {"name": "two", **play, "torch_threads": 1},
+        {"name": "three", **play, "torch_threads": 1},
+        {"name": "swaps", "phases": "swaps", "torch_threads": 2},
+    )
+    assert torch.threads == 16
+    assert worker.vllm.policies == []
+    assert len(worker.vllm.max_cpu_loras) == 3 + 2 + 1, "jobs, references, measurements"
+    names = {"replays/host/model": ("one", "two", "three"), "measurements/host/model": ("swaps",)}
+    folders = [tmp_path / root / name for root, found in names.items() for name in found]
+    metas = [json.loads((folder / "meta.json").read_text()) for folder in folders]
+    assert [meta["torch_threads"] for meta in metas] == [16, 1, 1, 2]
 
 
 def test_adapters_that_are_there_first_come_in_vllms_own_way(plan: Any) -> None:

@@ -15,6 +15,7 @@ PLAYS = [
     ("work", "vllm", 100.0, 103.0, 110.0),
     ("work-fair", "fair", 90.0, 95.0, None),
     ("work-winner", "winner", 200.0, 190.0, None),
+    ("work-one_thread", "vllm", 125.0, 128.0, None),
 ]
 
 
@@ -50,6 +51,7 @@ def write(folder: Path) -> None:
                     "mode": "open" if workload == "work-fair" else "closed",
                     "below_saturation": workload == "work-fair",
                     "policy": policy,
+                    "torch_threads": 1 if workload == "work-one_thread" else None,
                     "swaps": "one_piece" if policy == "winner" else "vllm",
                     "quantity": quantity,
                     "measured": measured,
@@ -83,13 +85,25 @@ def write(folder: Path) -> None:
     )
 
 
+def write_threads(folder: Path) -> None:
+    """Loads with two counts of threads; what is no load, or was set up beside them, does not count."""
+    for count, taken_s in (("2", 0.2), ("16", 0.3)):
+        swaps = [("reference", "load", taken_s), ("load", "load", taken_s / 10), ("setup", "load", 9.0)]
+        swaps += [("load", "activate", 8.0)]
+        measured = folder / f"torch_threads-{count}"
+        measured.mkdir(parents=True)
+        pd.DataFrame(swaps, columns=["phase", "kind", "duration_s"]).to_parquet(measured / "swaps.parquet")
+
+
 WORDS = [
     "replays={M: replays}",
     "swaps={one: swaps.csv}",
     "outputs=[[64-work,64-work-winner],[64-work,none]]",
+    "plain={vllm: as it is, one_thread: with one thread}",
     "winners={winner: the best}",
     "traffic={closed: {Even: work}, kept_up: {even: work}, in_time: {even: work}}",
     "served={results: {Here: server}, weak_adapters: []}",
+    "threads=threads",
     "out=page",
 ]
 
@@ -97,28 +111,31 @@ WORDS = [
 @pytest.fixture
 def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     write(tmp_path)
+    write_threads(tmp_path / "threads")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         sys,
         "argv",
         [
             "reports.fidelity",
-            *("~replays", "~swaps", "~winners", "~traffic", "~served"),
-            *(word if word.startswith("out") else f"+{word}" for word in WORDS),
+            *("~replays", "~swaps", "~plain", "~winners", "~traffic", "~served"),
+            *(word if word.startswith(("out", "threads")) else f"+{word}" for word in WORDS),
         ],
     )
     main()
-    assert (tmp_path / "page" / "predicted-against-measured.svg").stat().st_size > 1000
+    for name in ("predicted-against-measured", "loads-by-threads"):
+        assert (tmp_path / "page" / f"{name}.svg").stat().st_size > 1000
     return (tmp_path / "page" / "README.md").read_text()
 
 
 def test_medians_stand_against_targets(page: str) -> None:
     line = (
-        "| output throughput, tokens/s | 3 % | missed | 5.0 % | 3.5 % | 5.6 % | 5.6 % | 0.0 % | 9.5 % (1) |"
+        "| output throughput, tokens/s | 3 % | missed | 3.7 % | 2.4 % | 5.6 % | 5.6 % | 0.0 % | 9.5 % (1) |"
     )
     assert line in page
-    assert "| TTFT p99, ms | 10 % | met | 5.0 % | 3.5 % | 5.6 % | 5.6 % | 0.0 % | 9.5 % (1) |" in page
+    assert "| TTFT p99, ms | 10 % | met | 3.7 % | 2.4 % | 5.6 % | 5.6 % | 0.0 % | 9.5 % (1) |" in page
     assert "| M | in one piece | 1 | 5.0 % |" in page
+    assert "| M | tensor by tensor, torch's threads: 1 | 1 | 2.4 % |" in page
     assert "Worst throughput: M, 64-work-fair, +5.6 % (target 10 %, met)." in page
 
 
@@ -131,15 +148,23 @@ def test_swaps_of_the_replay_alone_are_counted(page: str) -> None:
     assert "| M, 64-work | 52.0 | 60.0 | 68.0 | 70.0 | 10.0 | 10.0 | 10.0 | 10.0 |" in page
 
 
+def test_loads_are_told_by_how_many_threads_torch_has(page: str) -> None:
+    assert "The same work on the same engine with each, 1 times:" in page
+    assert "| TPOT p50 | 1.9 % | 1.9 % | 2.4 % | 2.4 % |" in page
+    assert "| 2 | 1 | 200 | 200 | 200 | 1 | 20.0 | 20.0 | 20.0 |\n| 16 | 1 | 300 |" in page
+
+
 def test_outputs_are_compared_where_both_are_there(page: str) -> None:
     assert "| 64-work, 64-work-winner | 2 | 50.0 % | 100.0 % |" in page
     assert "64-work, none" not in page
 
 
 def test_the_winner_stands_against_plain_vllms_best(page: str) -> None:
-    assert "| 64 | 105 | 103 | 200 | 190 |" in page
-    assert "its best, 64: 1.90 times the throughput, 1.84 simulated (-3 %)." in page
-    assert "| even, 64 slots | `winner` | 105 | 200 | 105 | 200 | 0.5 | 0.5 |" in page
+    assert "| 64 | 105 | 103 | 125 | 128 | 200 | 190 |" in page
+    assert "`vllm` with its best of 1, 64: 1.90 times the throughput, 1.84 simulated (-3 %)." in page
+    assert "`one_thread` with its best of 1, 64: 1.60 times the throughput, 1.48 simulated (-7 %)." in page
+    assert "| even, 64 slots | `winner` | `vllm` | 200 | 105 | 200 | 105 | 0.5 | 0.5 |" in page
+    assert "| even, 64 slots | `winner` | `one_thread` | 200 | 125 | 200 | 125 | 0.6 | 0.7 |" in page
     assert "| even, 64 slots | `winner` | 200 | 190 | 200 | 190 |" in page
 
 
