@@ -87,6 +87,7 @@ def _description(config: RunConfig, replicas: Sequence[Replica], arriving: Traff
     warnings = [
         *config.engine.refused_by_vllm(),
         *never_admitted(config.engine, replicas[0].num_gpu_blocks),
+        *_warm_in_vain(config.engine, arriving),
         *without_effect(config.workload, arriving),
     ]
     return {
@@ -100,6 +101,12 @@ def _description(config: RunConfig, replicas: Sequence[Replica], arriving: Traff
         },
         **({} if arriving.trace is None else {"trace": arriving.trace.report()}),
     }
+
+
+def _warm_in_vain(engine: EngineConfig, arriving: Traffic) -> list[str]:
+    """Return a sentence where a warm start has adapters that no request can ask for, as with a typo."""
+    unknown = [adapter for adapter in engine.warm_host_cache if adapter not in arriving.ranks]
+    return [f"engine.initial_host_cache: no request asks for {', '.join(unknown)}"] if unknown else []
 
 
 def _result(

@@ -190,6 +190,14 @@ def test_who_has_no_room_beside_the_null_block_waits_for_ever(trace: Callable[..
     ]
 
 
+def test_a_warm_start_with_an_adapter_that_nobody_asks_for_is_named(trace: Callable[..., Path]) -> None:
+    path = trace(line(0, "a", 4, 1, adapter="x"))
+    warm = {"block_size": 16, "initial_host_cache": ["x", "typo"], "initial_slots": ["x"]}
+    result = played(path, warm)
+    assert result.summary["warnings"] == ["engine.initial_host_cache: no request asks for typo"]
+    assert result.summary["adapter_loads"] == 0
+
+
 def test_a_run_says_what_it_played(tmp_path: Path, trace: Callable[..., Path]) -> None:
     path = trace(line(0, "a", 4, 1), line(0, "a", 4, 1), line(0, "b", 0, 1))
     summary = played(path, {}, {"on_bad_line": "skip"}).summary
