@@ -89,6 +89,7 @@ def _description(config: RunConfig, replicas: Sequence[Replica], arriving: Traff
         *never_admitted(config.engine, replicas[0].num_gpu_blocks),
         *_warm_in_vain(config.engine, arriving),
         *without_effect(config.workload, arriving),
+        *_late(config, arriving),
     ]
     return {
         "kv_blocks": replicas[0].num_gpu_blocks,
@@ -101,6 +102,13 @@ def _description(config: RunConfig, replicas: Sequence[Replica], arriving: Traff
         },
         **({} if arriving.trace is None else {"trace": arriving.trace.report()}),
     }
+
+
+def _late(config: RunConfig, arriving: Traffic) -> list[str]:
+    """Warn of a trace whose times begin long after the run."""
+    if arriving.trace is None or config.workload.mode == "closed":
+        return []
+    return arriving.trace.late_start(config.warmup_s)
 
 
 def _warm_in_vain(engine: EngineConfig, arriving: Traffic) -> list[str]:

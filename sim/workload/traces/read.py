@@ -22,6 +22,7 @@ FORMATS: dict[str, Callable[[Path], Iterator[TraceRow | BadLine]]] = {
 FROM_FIRST = ("azure", "vllm_bench")
 """Formats whose times count from no start of theirs: here, from the first request."""
 SHOWN = 10
+LATE_NS = 60 * 10**9
 
 
 @dataclass
@@ -38,6 +39,20 @@ class Trace:
     skipped: int = 0
     skipped_lines: list[str] = field(default_factory=list)
     """What was wrong with the first of them."""
+
+    def late_start(self, warmup_s: float) -> list[str]:
+        """Return a warning where the run waits longer for the first request than the others take to come, and
+        its metrics count that: such times, as those since 1970, count from no start of a run.
+        """
+        if not self.has_times:
+            return []
+        first_ns, last_ns = self.rows[0].time_ns or 0, self.rows[-1].time_ns or 0
+        if first_ns <= max(LATE_NS, last_ns - first_ns, warmup_s * 1e9):
+            return []
+        return [
+            f"{self.path}: the first request comes after {first_ns / 1e9:,.0f} s, and the last "
+            f"{(last_ns - first_ns) / 1e9:,.0f} s later: rates a second count the wait; expected times from the start of the run"
+        ]
 
     def report(self) -> dict[str, Any]:
         """Return ``trace`` of ``summary.json``."""

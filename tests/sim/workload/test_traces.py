@@ -308,6 +308,18 @@ def test_a_file_of_bad_lines_alone_is_empty(write: Callable[..., Path]) -> None:
         play(write("x", "y"), on_bad_line="skip")
 
 
+@pytest.mark.parametrize(
+    ("first_s", "last_s", "warmup_s", "late"),
+    [(1.7e9, 1.7e9 + 100, 0, True), (100, 150, 0, True), (100, 150, 100, False), (100, 300, 0, False)],
+)
+def test_times_that_begin_late_are_named(
+    write: Callable[..., Path], first_s: float, last_s: float, warmup_s: float, late: bool
+) -> None:
+    trace = read_trace(str(write(line(1e3 * first_s), line(1e3 * last_s))), None, False, timed=True)
+    said = trace.late_start(warmup_s)
+    assert [f"the first request comes after {first_s:,.0f} s" in text for text in said] == [True] * late
+
+
 def test_a_closed_loop_ignores_times_and_keeps_the_order(write: Callable[..., Path]) -> None:
     path = write(line(9, 3), line(1, 2), line(..., 1))
     specs = play(path, mode="closed", concurrency=2)
