@@ -78,7 +78,10 @@ def _of_metric(rows: pd.DataFrame, metric: str, measure: Measure) -> list[str]:
         f"{regime} {number(float(added[(rows.regime == regime).to_numpy()].mean()))} %"
         for regime in sorted(set(rows.regime))
     ]
-    return [f"{head} {num_carriers} of {len(rows)} rows carry it; by regime: {', '.join(parts)}."]
+    head += (
+        f" {num_carriers} of {len(rows)} rows carry it; by regime: {', '.join(parts)}. Most of it is from:"
+    )
+    return [head, _row(rows.iloc[order[0]], metric)]
 
 
 def _rows_alone(num_rows: int) -> str:
@@ -89,6 +92,10 @@ def _row(row: Any, metric: str) -> str:
     measured, ours, unit = COLUMNS[metric]
     text = f"  * {setting(row)}: measured {number(row[measured])}, predicted {number(row[ours])} {unit}"
     low, high = f"{ours}_low", f"{ours}_high"
+    if metric.startswith("TTFT"):
+        sent = row["offered_req_s"] * row["total_time"]
+        shares = (100 * row[name] / sent for name in ("completed", "sim_completed"))
+        text += "; completed {:.1f} % of what was sent, predicted {:.1f} %".format(*shares)
     if low in row and pd.notna(row[low]):
         text += f" ({number(row[low])} to {number(row[high])} over the seeds)"
     return text

@@ -27,7 +27,7 @@ class Client:
 
     Open loop: at their arrival times. Closed loop: ``concurrency`` at once, then one for each that finishes,
     at the same instant; one that is refused takes no place. A request that is not complete before
-    ``abort_ns`` have passed is given up, and aborted.
+    ``abort_ns`` have passed is given up, and aborted: with 0 at once, so that it takes no place either.
 
     Refused, as by vLLM's server, is what could exceed ``max_model_len``, and what asks for an adapter that
     is not served or whose rank exceeds ``max_lora_rank``.
@@ -94,7 +94,7 @@ class Client:
         self._expect_next()
 
     def _send_next(self, gateway: Gateway) -> None:
-        """Send requests until one is accepted."""
+        """Send requests until one is in flight."""
         for num_rejected, spec in enumerate(self._traffic.specs):
             if self._send(gateway, spec):
                 return
@@ -105,7 +105,7 @@ class Client:
                 )
 
     def _send(self, gateway: Gateway, spec: RequestSpec) -> bool:
-        """Send a request; returns whether it is accepted."""
+        """Send a request; returns whether it is in flight."""
         request = Request(
             request_id=spec.request_id,
             arrival_ns=int(self.env.now),
@@ -122,6 +122,11 @@ class Client:
             return False
         self.num_in_flight += 1
         gateway.send(number)
+        if spec.abort_ns == 0 and not request.is_finished:
+            self.num_in_flight -= 1
+            gateway.abort(number)
+            self._tell_if_done()
+            return False
         if spec.abort_ns is not None:
             time_out = self.env.timeout(spec.abort_ns)
             time_out.callbacks.append(lambda _: self._give_up(gateway, number))

@@ -166,20 +166,20 @@ class FastScheduler(Scheduler):
         if self._asynchronous and not lockstep.members.keys().isdisjoint(lockstep.ends.get(plan.tick, ())):
             # A request that stops by itself is still in the step that is under way.
             self.settle()
-        lockstep.known = plan.tick + 1
         ending: list[Request] = lockstep.ends.pop(plan.tick, [])
         for request in ending:
             self._end(request)
+        lockstep.known = plan.tick + 1
         return ending + super()._take_tokens(plan) if plan.sampled_chunks else ending
 
     def _end(self, request: Request) -> None:
-        """The last token of a request is known."""
-        if not self._asynchronous:
+        """The last token of a request is known, which `Lockstep.known` does not count yet."""
+        if self._asynchronous:
+            request.num_output_placeholders -= 1
+            self.kv.cache_blocks(request, request.num_computed_tokens)
+        else:
             self.lockstep.leave(request)
-            return
         request.num_tokens += 1
-        request.num_output_placeholders -= 1
-        self.kv.cache_blocks(request, request.num_computed_tokens)
 
 
 def make_scheduler(config: EngineConfig, kv: KVBlockPool, admission: AdmissionPolicy[Request]) -> Scheduler:

@@ -28,6 +28,10 @@ class Split(NamedTuple):
 FEW_TOKENS = 128
 SPLIT_OF_FEW, SPLIT = Split(64, 256), Split(8, 32)
 """Of steps with fewer tokens than FEW_TOKENS, and of the others."""
+CACHE_BYTES = 50_000_000
+"""L2 cache of an H100 (NVIDIA H100 Tensor Core GPU Architecture, 2022)."""
+OUTPUT_BYTES = 2
+"""Of a number in bfloat16."""
 
 
 def split(num_padded_tokens: int) -> Split:
@@ -59,6 +63,9 @@ class BlockTimes:
     """What a kernel takes at least."""
     working: float = 1.0
     iteration: float = 0.0
+    spilled: float = 0.0
+    """For each KB by which a module's outputs exceed the GPU's L2 cache (CACHE_BYTES). The expand kernel adds
+    to what the base layer has written; what no longer is in the cache comes from memory, and goes there."""
 
     def __post_init__(self) -> None:
         require_positive("profile.lora_kernels", self, "working")
@@ -107,6 +114,8 @@ class Module(NamedTuple):
     """Blocks of EXPAND_COLUMNS of its widest slice; the kernel launches as many for each."""
     columns: int
     """Blocks of EXPAND_COLUMNS of all its slices."""
+    token_bytes: int
+    """All its outputs for a token."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,8 @@ class LoraGrid:
         """Return how many idle blocks take as long as all LoRA kernels of a step."""
         counted = self._counted.get(step)
         if counted is None:
-            latency, total = self.times.latency, 0.0
+            latency = self.times.latency
+            total = self.times.spilled * self.spilled_kb(step.num_padded_tokens)
             for costs, (tiles, used) in zip(
                 self._costs[split(step.num_padded_tokens)], self._tiles(step), strict=True
             ):
@@ -136,6 +146,11 @@ class LoraGrid:
                     total += max(latency, latency / 2 + of_tile * tiles + of_used * used)
             counted = self._counted[step] = round(self.model.num_hidden_layers * total)
         return counted
+
+    def spilled_kb(self, num_padded_tokens: int) -> float:
+        """Return the KB of a layer's outputs that are beyond the cache, each module by itself."""
+        outputs = (num_padded_tokens * token_bytes for token_bytes in self._token_bytes)
+        return sum(max(size - CACHE_BYTES, 0) for size in outputs) / 1e3
 
     def kernels(self, step: Step) -> list[Blocks]:
         """Return the blocks of a layer's kernels: shrink of each module, then expand of each."""
@@ -155,6 +170,11 @@ class LoraGrid:
             tiles = -(-step.num_padded_tokens // size)
             found.append((tiles, min(step.num_tiles(size), (self.max_loras + 1) * tiles)))
         return found
+
+    @cached_property
+    def _token_bytes(self) -> list[int]:
+        """A token's outputs of each module."""
+        return [module.token_bytes for module in modules(self.model)]
 
     @cached_property
     def _grids(self) -> dict[Split, tuple[list[Grid], list[Grid]]]:
@@ -194,7 +214,8 @@ def modules(model: ModelConfig) -> list[Module]:
     found = []
     for slices in ((query, key, value), (output,), (gate, up), (down,)):
         blocks = [-(-outputs // EXPAND_COLUMNS) for _, outputs in slices]
-        found.append(Module(len(slices), slices[0][0], max(blocks), sum(blocks)))
+        token_bytes = OUTPUT_BYTES * sum(outputs for _, outputs in slices)
+        found.append(Module(len(slices), slices[0][0], max(blocks), sum(blocks), token_bytes))
     return found
 
 

@@ -49,19 +49,32 @@ def num_gpu_blocks(engine: EngineConfig, model: ModelConfig, memory: MemoryProfi
     (GPU memory x gpu_memory_utilization - weights - slots - overhead) // bytes of a block
     (vllm/v1/worker/gpu_worker.py determine_available_memory, vllm/v1/core/kv_cache_utils.py get_num_blocks).
     A profile that knows no GPU memory limits nothing: ``max_num_seqs`` requests of ``max_model_len`` fit.
-    Raises DoesNotFit where one request of ``max_model_len`` would not fit beside the null block. (vLLM counts
-    the null block as room when it checks this at start; such a request then waits for ever.)
+    Raises DoesNotFit where one request of ``max_model_len`` would not fit. As vLLM's check at start does
+    (vllm/v1/core/kv_cache_utils.py `_check_enough_kv_cache_memory`), this counts the null block as room;
+    see `never_admitted`.
     """
     block_bytes = engine.block_size * model.kv_bytes_per_token()
     needed = -(-engine.max_model_len // engine.block_size) * block_bytes
     available = _kv_cache_bytes(engine, model, memory, block_bytes)
-    if available - block_bytes < needed:
+    if available < needed:
         raise DoesNotFit(
             f"{model.name} with engine.max_loras={engine.max_loras} and one request of "
             f"engine.max_model_len={engine.max_model_len} does not fit in GPU memory: "
-            f"{(needed + block_bytes - available) / GIB:.1f} GiB short"
+            f"{(needed - available) / GIB:.1f} GiB short"
         )
     return available // block_bytes
+
+
+def never_admitted(engine: EngineConfig, num_gpu_blocks: int) -> list[str]:
+    """Return a sentence where the longest requests have no room beside the null block, though vLLM starts."""
+    # KV of all tokens but the last, which is never an input.
+    longest = (num_gpu_blocks - 1) * engine.block_size + 1
+    if longest >= engine.max_model_len:
+        return []
+    return [
+        f"{num_gpu_blocks} KV blocks, of which vLLM keeps one: a request of more than {longest} tokens waits "
+        f"for ever, and those behind it, though engine.max_model_len={engine.max_model_len}"
+    ]
 
 
 def check_host_memory(

@@ -77,7 +77,7 @@ class Replica:
     @property
     def kv_cache_usage(self) -> float:
         """Fraction of the KV blocks in use, without the null block (vllm/v1/core/block_pool.py)."""
-        return self.engine.scheduler.kv.num_used_blocks / (self.num_gpu_blocks - 1)
+        return self.engine.scheduler.kv.num_used_blocks / max(1, self.num_gpu_blocks - 1)
 
     def _engine(self, env: simpy.Environment, future: Future, place: Place, observe: Observe) -> Engine:
         engine, ranks, costs = self._config.engine, self._ranks, self.costs

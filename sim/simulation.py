@@ -18,6 +18,7 @@ from sim.garbage import rarely_collecting_garbage
 from sim.gateway import Gateway
 from sim.ledger import Ledger
 from sim.logs import Logs
+from sim.memory import never_admitted
 from sim.metrics import NS_PER_S
 from sim.policy.bridged import bridged_policies
 from sim.policy.future import WorkloadFuture
@@ -83,7 +84,13 @@ def _description(config: RunConfig, replicas: Sequence[Replica], arriving: Traff
     policy_file = None if bridged_policies(config) is None else results.POLICY_FILE
     outside_range = (text for replica in replicas for text in replica.profile.outside_range())
     profile = replicas[0].profile
-    warnings = [*config.engine.refused_by_vllm(), *without_effect(config.workload, arriving)]
+    warnings = [
+        *config.engine.refused_by_vllm(),
+        *never_admitted(config.engine, replicas[0].num_gpu_blocks),
+        *_warm_in_vain(config.engine, arriving),
+        *without_effect(config.workload, arriving),
+        *_late(config, arriving),
+    ]
     return {
         "kv_blocks": replicas[0].num_gpu_blocks,
         "vllm_serve_command": vllm_serve_command(config.engine, config.model, policy_file),
@@ -95,6 +102,19 @@ def _description(config: RunConfig, replicas: Sequence[Replica], arriving: Traff
         },
         **({} if arriving.trace is None else {"trace": arriving.trace.report()}),
     }
+
+
+def _late(config: RunConfig, arriving: Traffic) -> list[str]:
+    """Warn of a trace whose times begin long after the run."""
+    if arriving.trace is None or config.workload.mode == "closed":
+        return []
+    return arriving.trace.late_start(config.warmup_s)
+
+
+def _warm_in_vain(engine: EngineConfig, arriving: Traffic) -> list[str]:
+    """Return a sentence where a warm start has adapters that no request can ask for, as with a typo."""
+    unknown = [adapter for adapter in engine.warm_host_cache if adapter not in arriving.ranks]
+    return [f"engine.initial_host_cache: no request asks for {', '.join(unknown)}"] if unknown else []
 
 
 def _result(

@@ -9,7 +9,7 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from calibrate.bsc.predictions import columns, part, predict_all, settings_of
-from calibrate.bsc.score import summary, text
+from calibrate.bsc.score import summary, text, with_numbers
 from calibrate.bsc.settings import COLUMNS
 from calibrate.bsc.tables import read
 from sim.cli import hydra_entry
@@ -22,7 +22,8 @@ CSV_FLOAT = "%.10g"
 def task(cfg: DictConfig) -> None:
     """Predict, score, print and write."""
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    table = read(Path(config["runs"]), COLUMNS, "runs")
+    table = with_numbers(read(Path(config["runs"]), COLUMNS, "runs"))
+    table = table.loc[:, ~table.columns.str.startswith("sim_")]
     if table.empty:
         raise UserError(f"runs={config['runs']}: no rows")
     hours = predict_all(settings_of(table, config), config)

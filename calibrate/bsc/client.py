@@ -139,7 +139,7 @@ class Client:
         self.num_input_tokens += request.num_prompt_tokens
         self.num_output_tokens += request.output_length
         first_ns, last_ns = map(self._front_end.passes_ns, (request.first_token_ns, request.last_token_ns))
-        self.ttfts_ns.append(first_ns - request.arrival_ns)
+        self.ttfts_ns.append(first_ns - request.arrival_ns + self._front_end.transit_ns(request))
         self.num_gaps += request.output_length - 1
         self.gaps_ns += last_ns - first_ns
         self._num_in_flight -= 1

@@ -37,21 +37,13 @@ COLUMNS = (
     Column("padded_tokens", unit="weights"),
     Column("prefill_reqs", unit="one"),
     Column("lora_programs", unit="one"),
-    Column("lora_padded_tokens", ("none",), unit="lora_outputs"),
 )
-"""Above the captured sizes a step's LoRA outputs no longer fit in the GPU's cache, and each token's are read
-and written once more."""
 
 
 def units(model: ModelConfig) -> dict[str, float]:
     """Return what one of each shared term is for `model`."""
     weights = sum(inputs * outputs for inputs, outputs in model.linear_shapes())
-    outputs = sum(outputs for _, outputs in model.linear_shapes())
-    return {
-        "one": 1.0,
-        "weights": 1e-9 * model.num_hidden_layers * weights,
-        "lora_outputs": 1e-6 * model.num_hidden_layers * outputs,
-    }
+    return {"one": 1.0, "weights": 1e-9 * model.num_hidden_layers * weights}
 
 
 @dataclass(frozen=True)
@@ -83,7 +75,7 @@ class Kernels:
 
     def __init__(self, shapes: pd.DataFrame, model: ModelConfig) -> None:
         grids: dict[tuple[int, int], LoraGrid] = {}
-        found = []
+        found, spilled_kb = [], []
         for row in shapes.to_dict("records"):
             key = int(row["max_loras"]), int(row["max_lora_rank"])
             grid = grids.setdefault(key, LoraGrid(model, *key))
@@ -91,8 +83,10 @@ class Kernels:
             counts = row["num_padded_tokens"], row["num_adapters"], num_decodes, row["num_prefill_tokens"]
             step = Step(*(int(count) for count in counts))
             found.append(grid.kernels(step) if step.num_adapters else NO_KERNELS)
+            spilled_kb.append(grid.spilled_kb(step.num_padded_tokens))
         self._blocks = np.array(found, dtype=float)
         """Shape (shapes, kernels of a layer, kinds of `Blocks`)."""
+        self._spilled_kb = np.array(spilled_kb)
         self._layers = model.num_hidden_layers
 
     def programs(self, times: BlockTimes) -> Floats:
@@ -100,6 +94,7 @@ class Kernels:
         totals = self._blocks @ np.array([1.0, times.working, times.iteration])
         launched = self._blocks.any(axis=(1, 2))
         of_layer = np.maximum(times.latency, times.latency / 2 + totals).sum(axis=1)
+        of_layer += times.spilled * self._spilled_kb
         return np.asarray(self._layers * np.where(launched, of_layer, 0.0))
 
 

@@ -228,7 +228,7 @@ def by_kind(table: pd.DataFrame) -> pd.DataFrame:
     return medians.assign(runs=grouped.size()).reset_index()
 
 
-UNITS = {"latency": 250.0, "working": 0.5, "iteration": 0.1}
+UNITS = {"latency": 250.0, "working": 0.5, "iteration": 0.1, "spilled": 0.5}
 """A step of the lattice in which the times of the LoRA kernels' blocks are sought."""
 START = BlockTimes(latency=10000, working=20, iteration=5)
 
@@ -267,6 +267,7 @@ def sought_times(pool: Pool) -> tuple[BlockTimes, dict[str, float]]:
     simpler: dict[str, tuple[BlockTimes, Callable[[BlockTimes], bool]]] = {
         "no latency": (replace(best, latency=0), lambda times: times.latency == 0),
         "iterations at no cost": (replace(best, iteration=0), lambda times: times.iteration == 0),
+        "outputs beyond the cache at no cost": (replace(best, spilled=0), lambda times: times.spilled == 0),
     }
     for name, (start, allowed) in simpler.items():
         point, errors = descend(rms_error(pool, allowed), point_of(start))

@@ -1,18 +1,22 @@
-"""vLLM's API server between the client and the engine: it stands still while it writes its metrics.
+"""What is between the client's clock and the engine: vLLM's API server, which at times stands still.
 
-The study asks for them every two seconds. vLLM keeps a line for each combination of adapters that have ever
-waited and run at the same time (`vllm:lora_requests_info`, vllm/v1/metrics/loggers.py), so that with many
-adapters there are tens of thousands before the hour is over, and to write them takes longer and longer. What
-arrives meanwhile reaches the engine at the end, and the tokens of a request that come meanwhile are sent
-together then (`RequestOutputCollector`, vllm/v1/engine/output_processor.py): the client takes them for one,
-and has a gap less for each of the others. Steps of more than 128 requests are taken over in parts, between
-which each token is sent (vllm/v1/engine/async_llm.py, `output_handler`). The engine, a process of its own,
-works on.
+It does so while it writes its metrics. The study asks for them every two seconds, and vLLM keeps a line for
+each combination of adapters that have ever waited and run at the same time (`vllm:lora_requests_info`,
+vllm/v1/metrics/loggers.py), so that with many adapters there are tens of thousands before the hour is over,
+and to write them takes longer and longer. What arrives meanwhile reaches the engine at the end, and the
+tokens of a request that come meanwhile are sent together then (`RequestOutputCollector`,
+vllm/v1/engine/output_processor.py): the client takes them for one, and has a gap less for each of the others.
+Steps of more than 128 requests are taken over in parts, between which each token is sent
+(vllm/v1/engine/async_llm.py, `output_handler`). The engine, a process of its own, works on.
+
+A step's tokens are sent in the order of the batch, so that a new request's first one comes after all others'
+(calibrate/bsc/stream.py). Later ones are late by as much, and their gaps the same.
 """
 
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,6 +30,18 @@ SCRAPE_INTERVAL_NS = 2_000_000_000
 """From the end of one answer to the next question."""
 MOST_MERGED = 128
 """Requests of a step that is taken over at once (`VLLM_V1_OUTPUT_PROC_CHUNK_SIZE`)."""
+
+
+@dataclass(frozen=True)
+class FrontEndCosts:
+    """What server and client take, measured apart."""
+
+    line_ms: float
+    """The server, to write a line of its metrics (calibrate/bsc/scrape.py)."""
+    request_ms: float
+    """Both, from the client's clock to the engine and with the first token back (calibrate/bsc/stream.py)."""
+    token_ms: float
+    """Both, for each other request of the batch whose token is sent before."""
 
 
 class Combinations:
@@ -65,9 +81,10 @@ class Combinations:
 class FrontEnd:
     """Knows when the API server stands still, from what the engine does; asked in the order of time."""
 
-    def __init__(self, adapters: Sequence[str], line_ns: float, seed: int) -> None:
+    def __init__(self, adapters: Sequence[str], costs: FrontEndCosts, seed: int) -> None:
         self._combinations = Combinations(adapters, seed)
-        self._line_ns = line_ns
+        self._costs = costs
+        self._num_before: dict[str, int] = {}
         self._next_scrape_ns = SCRAPE_INTERVAL_NS
         self._begins_ns: list[int] = []
         self._ends_ns: list[int] = []
@@ -91,6 +108,11 @@ class FrontEnd:
         self._scrape_until(time_ns)
         index = bisect_right(self._begins_ns, time_ns) - 1
         return max(time_ns, self._ends_ns[index]) if index >= 0 else time_ns
+
+    def transit_ns(self, request: Request) -> int:
+        """How much longer than for the engine it took the client to its first token; asked once a request."""
+        num_before = self._num_before.pop(request.request_id)
+        return round((self._costs.request_ms + self._costs.token_ms * num_before) * NS_PER_MS)
 
     def on_arrival(self, request: Request) -> None:
         """`request` is handed to the engine."""
@@ -118,6 +140,7 @@ class FrontEnd:
             assert request.adapter is not None
             self._combinations.wait(request.adapter, -1)
             self._combinations.run(request.adapter, 1)
+            self._num_before.setdefault(request.request_id, plan.num_reqs - 1)
         num_decodes = plan.num_reqs - plan.num_prefill_reqs
         self.num_gaps += num_decodes
         last_ns, self._last_tokens_ns = self._last_tokens_ns, now_ns
@@ -147,7 +170,7 @@ class FrontEnd:
     def _scrape_until(self, time_ns: int) -> None:
         """Answer the questions for metrics that have come by `time_ns`."""
         while self._next_scrape_ns <= time_ns:
-            end_ns = self._next_scrape_ns + round(self._line_ns * self.num_lines)
+            end_ns = self._next_scrape_ns + round(self._costs.line_ms * NS_PER_MS * self.num_lines)
             self._begins_ns.append(self._next_scrape_ns)
             self._ends_ns.append(end_ns)
             self._next_scrape_ns = end_ns + SCRAPE_INTERVAL_NS

@@ -8,7 +8,7 @@ import numpy as np
 import simpy
 
 from calibrate.bsc.client import Client
-from calibrate.bsc.front_end import FrontEnd
+from calibrate.bsc.front_end import FrontEnd, FrontEndCosts
 from calibrate.bsc.settings import Setting, adapter_name
 from policies.admission import OneQueue
 from policies.eviction import Lru
@@ -20,6 +20,7 @@ from sim.engine import Engine
 from sim.errors import DoesNotFit
 from sim.fast_forward import DecodeRun
 from sim.fast_scheduler import make_scheduler
+from sim.garbage import rarely_collecting_garbage
 from sim.kv_blocks import KVBlockPool
 from sim.lora_grid import lora_grid
 from sim.memory import num_gpu_blocks
@@ -100,8 +101,7 @@ class Server:
     """Its flags but for those of a row."""
     model: ModelConfig
     profile: Mapping[str, Any]
-    metrics_line_ms: float
-    """What the API server takes to write a line of its metrics (calibrate/bsc/scrape.py)."""
+    front_end: FrontEndCosts
 
 
 def simulate(setting: Setting, server: Server, seed: int) -> Hour:
@@ -115,7 +115,7 @@ def simulate(setting: Setting, server: Server, seed: int) -> Hour:
         return Hour("oom")
     env = simpy.Environment()
     adapters = [adapter_name(index) for index in range(setting.num_adapters)]
-    front_end = FrontEnd(adapters, server.metrics_line_ms * NS_PER_MS, seed)
+    front_end = FrontEnd(adapters, server.front_end, seed)
     client = Client(env, setting, front_end, seed)
     counter = _Counter(client, front_end)
     tiers = AdapterTiers(config.max_loras, config.host_cache_entries, Lru(), Lru(), seed)
@@ -132,7 +132,8 @@ def simulate(setting: Setting, server: Server, seed: int) -> Hour:
         lora_grid=lora_grid(settings, model, config),
     )
     client.start(engine)
-    env.run(round(setting.duration_s * NS_PER_S))
+    with rarely_collecting_garbage():
+        env.run(round(setting.duration_s * NS_PER_S))
     return _report(setting, client, front_end, counter, num_blocks * config.block_size)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
+from calibrate.bsc.front_end import FrontEndCosts
 from calibrate.bsc.hour import Hour, Server, simulate
 from calibrate.bsc.settings import OF_LENGTHS, Setting, setting
 from sim.config import EngineConfig, ModelConfig
@@ -52,7 +53,8 @@ def predict(one: Setting, config: Mapping[str, Any], seed: int) -> Hour:
     key = config["names"][one.model]
     engine = {**config["engine"], **config["overrides"][one.model], "max_loras": 1, "max_cpu_loras": None}
     model = ModelConfig(**config["models"][key])
-    server = Server(EngineConfig(**engine), model, config["profiles"][key], config["metrics_line_ms"])
+    costs = FrontEndCosts(**config["front_end"])
+    server = Server(EngineConfig(**engine), model, config["profiles"][key], costs)
     return simulate(one, server, seed)
 
 

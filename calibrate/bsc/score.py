@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from calibrate.bsc.settings import GROUP
+from calibrate.bsc.settings import GROUP, OF_LENGTHS
 
 SPREADS_PCT, SPREAD_DRAWS = (1.0, 2.0), 2000
 """Run-to-run spreads of which the regret is told."""
@@ -35,6 +35,18 @@ METRICS = (
 )
 RESULTS = ("offered_req_s", "completed", "duration_s", "out_tok_s", "mean_ttft_ms", "mean_itl_ms")
 """What a row must have to be compared."""
+
+
+def with_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with NaN for what is no number in a column of results or of their prediction.
+
+    A run that failed may have a word there (`OOM`, `-`), and has no result then.
+    """
+    measured = {*RESULTS, *OF_LENGTHS, "num_preempted_last", *(metric.twin for metric in METRICS)}
+    table = table.copy()
+    for name in measured.intersection(table):
+        table[name] = pd.to_numeric(table[name], errors="coerce")
+    return table
 
 
 def smape_pct(predicted: Any, measured: Any) -> float:
@@ -94,7 +106,7 @@ def errors(rows: pd.DataFrame) -> pd.DataFrame:
             predicted = np.full(len(rows), np.nan)
             if column is not None and column in rows:
                 predicted = rows[column].to_numpy(dtype=float)
-            known = ~np.isnan(predicted)
+            known = ~np.isnan(predicted) & ~np.isnan(measured)
             entry[f"{who}smape_pct"] = smape_pct(predicted[known], measured[known])
             entry[f"{who}bias_pct"] = bias_pct(predicted[known], measured[known])
         found.append(entry)

@@ -18,6 +18,8 @@ OF_LENGTHS = ("completed", "in_tokens", "out_tokens")
 """What it may have: requests, and their tokens together."""
 GROUP = ("model", "ranks", "rate_values", "rate_counts", "max_cpu_loras")
 """Rows that differ in `max_loras` alone, but for what follows from it."""
+SEPARATORS = r"""[\s,;|/'"()\[\]{}]+"""
+"""Between the numbers of a list, however it was written: `8 16`, `8;16`, `[8, 16]`, `('8', '16')`."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,15 @@ def setting(row: Mapping[Any, Any], lengths: tuple[float, float], where: str) ->
     The study deals ranks out in turn, and rates. Raises UserError, which names `where`, for a value that is
     missing or does not fit the others.
     """
-    num_adapters = int(_number(row, "max_cpu_loras", where))
-    ranks, rates, numbers = (_numbers(row, name, where) for name in ("ranks", "rate_values", "rate_counts"))
-    counts = [int(count) for count in numbers]
-    if len(rates) != len(counts) or sum(counts) != num_adapters:
+    num_adapters = _count(row, "max_cpu_loras", where)
+    ranks, rates, counts = (_numbers(row, name, where) for name in ("ranks", "rate_values", "rate_counts"))
+    whole = all(number.is_integer() for number in counts)
+    if not whole or len(rates) != len(counts) or sum(counts) != num_adapters:
         raise UserError(
-            f"{where}: rate_counts={row['rate_counts']!r}: expected as many as rate_values, "
-            f"{num_adapters} together"
+            f"{where}: rate_counts={row['rate_counts']!r}: expected as many whole numbers as "
+            f"rate_values, {num_adapters} together"
         )
-    max_lora_rank = int(_number(row, "max_lora_rank", where))
+    max_lora_rank = _count(row, "max_lora_rank", where)
     if max(ranks) > max_lora_rank:
         raise UserError(
             f"{where}: ranks={row['ranks']!r}: expected none above max_lora_rank, {max_lora_rank}"
@@ -86,12 +88,12 @@ def setting(row: Mapping[Any, Any], lengths: tuple[float, float], where: str) ->
         lengths = (float(row["in_tokens"]) / completed, float(row["out_tokens"]) / completed)
     return Setting(
         model=str(row["model"]),
-        max_loras=int(_number(row, "max_loras", where)),
+        max_loras=_count(row, "max_loras", where),
         num_adapters=num_adapters,
         max_lora_rank=max_lora_rank,
-        max_num_seqs=int(_number(row, "max_num_seqs", where)),
+        max_num_seqs=_count(row, "max_num_seqs", where),
         adapter_ranks=tuple(int(ranks[index % len(ranks)]) for index in range(num_adapters)),
-        rates=tuple(rate for rate, count in zip(rates, counts, strict=True) for _ in range(count)),
+        rates=tuple(rate for rate, count in zip(rates, counts, strict=True) for _ in range(int(count))),
         duration_s=_number(row, "total_time", where),
         mean_input_length=lengths[0],
         mean_output_length=lengths[1],
@@ -103,15 +105,25 @@ def _is_number(value: Any) -> bool:
 
 
 def _number(row: Mapping[Any, Any], name: str, where: str) -> float:
-    value = row[name]
-    if not _is_number(value) or value <= 0:
-        raise UserError(f"{where}: {name}={value}: expected a number greater than 0")
-    return float(value)
+    try:
+        value = float(row[name])
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UserError(f"{where}: {name}={row[name]}: expected a number greater than 0")
+    return value
+
+
+def _count(row: Mapping[Any, Any], name: str, where: str) -> int:
+    value = _number(row, name, where)
+    if not value.is_integer():
+        raise UserError(f"{where}: {name}={row[name]}: expected a whole number")
+    return int(value)
 
 
 def _numbers(row: Mapping[Any, Any], name: str, where: str) -> list[float]:
     try:
-        values = [float(part) for part in re.split(r"[\s,]+", str(row[name]).strip("[]() \t"))]
+        values = [float(part) for part in re.split(SEPARATORS, str(row[name])) if part]
     except ValueError:
         values = []
     if not values or any(not 0 < value < math.inf for value in values):

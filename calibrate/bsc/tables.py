@@ -14,6 +14,7 @@ def read(path: Path, columns: Sequence[str], key: str) -> pd.DataFrame:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{key}={path}: not readable as CSV: {error}") from error
+    table.columns = table.columns.str.strip()
     missing = [name for name in columns if name not in table]
     if missing:
         raise UserError(f"{key}={path}: no column {missing[0]}; expected {', '.join(columns)}")

@@ -10,22 +10,27 @@ import pandas as pd
 import pytest
 import simpy
 import yaml
+from hydra import compose, initialize_config_dir
 
+from calibrate.bsc import stream
+from calibrate.bsc.__main__ import task as predict_task
 from calibrate.bsc.client import BLOCK, NUM_PORTS, Client, lengths
 from calibrate.bsc.equations import Kernels
-from calibrate.bsc.front_end import Combinations, FrontEnd
+from calibrate.bsc.front_end import Combinations, FrontEnd, FrontEndCosts
 from calibrate.bsc.hour import Hour, Server, simulate
 from calibrate.bsc.lattice import descend
 from calibrate.bsc.microbenchmarks import Run, steps
 from calibrate.bsc.predictions import columns, settings_of
-from calibrate.bsc.score import bias_pct, regret_of_spread, regrets, smape_pct, summary
+from calibrate.bsc.score import bias_pct, regret_of_spread, regrets, smape_pct, summary, with_numbers
 from calibrate.bsc.settings import Setting, adapter_name, setting
+from reports.bsc import task as report_task
 from reports.bsc_misses import misses
 from sim.config import EngineConfig, ModelConfig
 from sim.cudagraph import CudaGraphs
 from sim.errors import UserError
-from sim.lora_grid import Blocks, BlockTimes, LoraGrid, Step
+from sim.lora_grid import CACHE_BYTES, Blocks, BlockTimes, LoraGrid, Step
 from sim.memory import MemoryProfile, slot_bytes
+from sim.request import Request
 from sim.scheduler import StepPlan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +47,7 @@ ENGINE = EngineConfig(
         "enable_prefix_caching": False,
     }
 )
-LINE_MS = 0.02
+FRONT_END = FrontEndCosts(line_ms=0.02, request_ms=2, token_ms=0.09)
 PROFILE = yaml.safe_load((ROOT / "conf/profile/bsc_llama31_8b.yaml").read_text())
 ROW = {
     "model": "llama-3.1-8b-instruct",
@@ -104,10 +109,20 @@ def test_a_kernel_takes_its_latency_or_its_work_and_half_of_it() -> None:
     )
 
 
+def test_outputs_beyond_the_cache_take_longer() -> None:
+    """Of Llama's modules, gate and up have 57,344 bytes for each token, the others at most 12,288."""
+    grid = LoraGrid(LLAMA, 1, 16, BlockTimes(spilled=2.0))
+    assert grid.spilled_kb(CACHE_BYTES // 57_344) == 0
+    assert grid.spilled_kb(2048) == pytest.approx((2048 * 57_344 - CACHE_BYTES) / 1e3)
+    step = Step(2048, 1, 0, 2048)
+    within = LoraGrid(LLAMA, 1, 16).num_programs(step)
+    assert grid.num_programs(step) - within == pytest.approx(32 * 2 * grid.spilled_kb(2048), abs=1)
+
+
 def test_the_fit_counts_the_programs_that_the_simulator_does() -> None:
-    times = BlockTimes(latency=3000, working=20, iteration=3)
+    times = BlockTimes(latency=3000, working=20, iteration=3, spilled=15)
     shapes = pd.DataFrame(
-        [[64, 3, 60, 0, 8, 32], [700, 5, 300, 400, 8, 32], [8, 0, 8, 0, 8, 32]],
+        [[64, 3, 60, 0, 8, 32], [700, 5, 300, 400, 8, 32], [2000, 0, 8, 0, 8, 32]],
         columns=[
             *("num_padded_tokens", "num_adapters", "num_reqs", "num_prefill_tokens"),
             *("max_loras", "max_lora_rank"),
@@ -147,7 +162,13 @@ def test_a_row_without_results_takes_other_lengths() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"rate_counts": "8 9"}, "line 2: rate_counts='8 9': expected as many as rate_values, 16 together"),
+        (
+            {"rate_counts": "8 9"},
+            "line 2: rate_counts='8 9': expected as many whole numbers as rate_values, 16",
+        ),
+        ({"rate_counts": "8.5 7.5"}, "line 2: rate_counts='8.5 7.5': expected as many whole numbers"),
+        ({"max_loras": 8.5}, "line 2: max_loras=8.5: expected a whole number"),
+        ({"max_loras": "many"}, "line 2: max_loras=many: expected a number greater than 0"),
         ({"max_loras": math.nan}, "line 2: max_loras=nan: expected a number greater than 0"),
         ({"ranks": "eight"}, "line 2: ranks='eight': expected numbers greater than 0, separated by spaces"),
         ({"ranks": "8 64"}, "line 2: ranks='8 64': expected none above max_lora_rank, 16"),
@@ -160,7 +181,9 @@ def test_bad_rows(changed: dict[str, object], message: str) -> None:
         setting({**ROW, **changed}, (1, 1), "line 2")
 
 
-@pytest.mark.parametrize("spelling", ["8 8", " 8  8 ", "8,8", "[8, 8]", "8.0 8.0"])
+@pytest.mark.parametrize(
+    "spelling", ["8 8", " 8  8 ", "8,8", "[8, 8]", "8.0 8.0", "8;8", "8|8", "('8', '8')"]
+)
 def test_spellings_of_a_list(spelling: str) -> None:
     assert setting({**ROW, "rate_counts": spelling}, (1, 1), "") == setting(ROW, (1, 1), "")
 
@@ -228,7 +251,7 @@ def test_combinations_are_those_of_adapters_that_wait_and_run() -> None:
 
 def standing_still(num_reqs: int) -> FrontEnd:
     """A front end with one line that takes a second, and steps at 1.9, 2.0, ... 3.1 s."""
-    front_end = FrontEnd(["a"], 1e9, 0)
+    front_end = FrontEnd(["a"], replace(FRONT_END, line_ms=1000), 0)
     front_end.on_step()
     plan = StepPlan()
     plan.num_reqs = num_reqs
@@ -263,17 +286,38 @@ class Sink:
 def test_no_more_requests_than_ports_are_under_way() -> None:
     one = replace(setting(ROW, (1, 1), ""), rates=(1000.0,) * 16)
     env, sink = simpy.Environment(), Sink()
-    client = Client(env, one, FrontEnd([adapter_name(index) for index in range(16)], 0.0, 0), 0)
+    client = Client(env, one, FrontEnd([adapter_name(index) for index in range(16)], FRONT_END, 0), 0)
     client.start(sink)  # type: ignore[arg-type]
     env.run(10_000_000_000)
     assert len(sink.requests) == NUM_PORTS
     assert client.sent_in(10) == pytest.approx(160_000, rel=0.02)
 
 
-def test_a_line_of_the_metrics_costs_what_was_measured() -> None:
-    measured = json.loads((ROOT / "calibrate/fits/bsc/scrape.json").read_text())
-    assert yaml.safe_load((ROOT / "conf/bsc.yaml").read_text())["metrics_line_ms"] == LINE_MS
-    assert measured["ms_per_line"] == LINE_MS
+def test_a_first_token_waits_for_those_of_the_rest_of_its_batch() -> None:
+    """A request of 101: 2 ms, and 100 times 0.09 ms. That it runs again later changes nothing."""
+    front_end, plan, request = FrontEnd(["a"], FRONT_END, 0), StepPlan(), Request("0", 0, 5, 5, adapter="a")
+    plan.admitted.append(request)
+    for num_reqs in (101, 7):
+        plan.num_reqs = num_reqs
+        front_end.on_tokens(plan, 1)
+    assert front_end.transit_ns(request) == 11_000_000
+
+
+def test_the_front_end_costs_what_was_measured() -> None:
+    costs = yaml.safe_load((ROOT / "conf/bsc.yaml").read_text())["front_end"]
+    scrape, stream = (
+        json.loads((ROOT / f"calibrate/fits/bsc/{name}.json").read_text()) for name in ("scrape", "stream")
+    )
+    assert FrontEndCosts(**costs) == FRONT_END
+    assert FRONT_END.line_ms == scrape["ms_per_line"]
+    assert (FRONT_END.request_ms, FRONT_END.token_ms) == (stream["ms_per_request"], stream["ms_per_token"])
+
+
+def test_first_tokens_are_timed_over_real_connections() -> None:
+    """Of two requests one after another, each beside another one."""
+    found = stream.measure(num_streams=2, num_probes=2, step_s=0.01)
+    assert len(found) == 2
+    assert all(0 < since_step < total for total, since_step in found)
 
 
 def test_several_seeds_add_their_range() -> None:
@@ -285,7 +329,7 @@ def test_several_seeds_add_their_range() -> None:
 
 def hour(**changed: object) -> object:
     one: Setting = replace(setting(ROW, (1, 1), ""), **changed)  # type: ignore[arg-type]
-    return simulate(one, Server(ENGINE, LLAMA, PROFILE, LINE_MS), 0)
+    return simulate(one, Server(ENGINE, LLAMA, PROFILE, FRONT_END), 0)
 
 
 def test_an_hour_is_the_same_each_time_and_completes_what_arrives() -> None:
@@ -339,6 +383,29 @@ def test_a_file_of_settings_alone_is_scored_as_nothing() -> None:
     columns = ["completed", "out_tok_s", "mean_ttft_ms", "mean_itl_ms", "duration_s", "num_preempted_last"]
     found = summary(scored().drop(columns=columns))
     assert (found["compared"], found["measured_but_predicted_oom"], found["errors"]) == (0, 0, {})
+
+
+def test_words_in_place_of_results_are_no_results() -> None:
+    table = scored().astype({"completed": object, "mean_ttft_ms": object})
+    table.loc[0, "completed"], table.loc[1, "mean_ttft_ms"] = "OOM", "-"
+    assert summary(with_numbers(table))["compared"] == 1
+
+
+def test_a_file_that_was_predicted_before_is_predicted_anew(tmp_path: Path) -> None:
+    """Columns come in any order, with others and with spaces; a page needs no group of rows."""
+    first = {**ROW, "total_time": 5.0, "note": "x", "offered_req_s": 1.2, "duration_s": 5.0}
+    first |= {"out_tok_s": 50.0, "mean_ttft_ms": 50.0, "mean_itl_ms": 20.0, "sim_status": "?"}
+    pd.DataFrame([{f" {name}": first[name] for name in sorted(first)}]).to_csv(
+        tmp_path / "in.csv", index=False
+    )
+    out = tmp_path / "out"
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        predict = compose("bsc", [f"runs={tmp_path / 'in.csv'}", f"out={out}", "processes=1"])
+        draw = compose("bsc_report", [f"dir={out}", f"out={out}"])
+    predict_task(predict)
+    assert pd.read_csv(out / "runs.csv").sim_status.tolist() == ["ok"]
+    report_task(draw)
+    assert "throughput-over-max_loras" not in (out / "README.md").read_text()
 
 
 def test_the_page_names_the_targets_that_are_missed_and_their_rows() -> None:

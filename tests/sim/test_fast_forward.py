@@ -185,6 +185,8 @@ ENGINES = st.fixed_dictionaries(
         "enable_prefix_caching": st.booleans(),
         "enforce_eager": st.booleans(),
         "scheduling_policy": st.sampled_from(["fcfs", "priority"]),
+        "scheduler_reserve_full_isl": st.booleans(),
+        "long_prefill_token_threshold": st.sampled_from([0, 0, 0, 1, 7]),
     }
 )
 WORKLOADS = st.builds(
@@ -233,6 +235,25 @@ def test_the_same_results(
         result(run_config(workload, engine | {"fast_forward": fast}, **more)) for fast in (True, False)
     )
     assert found == expected
+
+
+@pytest.mark.parametrize("fast_forward", [False, True])
+def test_a_gap_between_tokens_spans_the_time_of_a_preemption(fast_forward: bool) -> None:
+    """Of two requests, one is preempted before its last token and computed again, a token a step."""
+    workload = {"mode": "closed", "concurrency": 2, "num_requests": 2, "input_length": 3, "output_length": 3}
+    engine = {
+        "max_model_len": 12,
+        "block_size": 4,
+        "num_gpu_blocks": 4,
+        "async_scheduling": False,
+        "enable_prefix_caching": False,
+        "long_prefill_token_threshold": 1,
+        "fast_forward": fast_forward,
+    }
+    summary = simulate(run_config(workload, engine)).summary
+    assert summary["num_preemptions"] == 1
+    # Three gaps of a step; and one of a step without it and five to compute 3 + 2 tokens.
+    assert summary["mean_itl_ms"] == (10 + 10 + 10 + 60) / 4
 
 
 def result(cfg: Settings) -> Answer | str:

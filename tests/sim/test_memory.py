@@ -6,7 +6,7 @@ import pytest
 
 from sim.config import EngineConfig, ModelConfig
 from sim.errors import DoesNotFit
-from sim.memory import GIB, MemoryProfile, check_host_memory, num_gpu_blocks, slot_bytes
+from sim.memory import GIB, MemoryProfile, check_host_memory, never_admitted, num_gpu_blocks, slot_bytes
 
 TINY = ModelConfig(
     name="tiny",
@@ -63,10 +63,14 @@ def test_a_model_that_does_not_fit_says_how_much_is_missing() -> None:
 
 
 def test_one_request_of_the_longest_length_must_fit() -> None:
-    """Beside the null block."""
+    """vLLM starts with ten blocks, of which nine are to be had; with nine it does not."""
     assert num_gpu_blocks(engine(num_gpu_blocks=11), TINY, MemoryProfile()) == 11
+    assert never_admitted(engine(), 11) == []
+    assert num_gpu_blocks(engine(num_gpu_blocks=10), TINY, MemoryProfile()) == 10
+    (said,) = never_admitted(engine(), 10)
+    assert said.startswith("10 KV blocks, of which vLLM keeps one: a request of more than 145 tokens")
     with pytest.raises(DoesNotFit, match=r"max_model_len=160 does not fit"):
-        num_gpu_blocks(engine(num_gpu_blocks=10), TINY, MemoryProfile())
+        num_gpu_blocks(engine(num_gpu_blocks=9), TINY, MemoryProfile())
 
 
 def test_host_memory_holds_the_cache_as_far_as_there_are_adapters() -> None:

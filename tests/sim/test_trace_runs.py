@@ -152,6 +152,20 @@ def test_an_aborted_request_makes_room_in_a_closed_loop(trace: Callable[..., Pat
     assert result.requests.column("arrival_s").to_pylist() == [0.0, 0.025]
 
 
+@pytest.mark.parametrize("mode", ["open", "closed"])
+@pytest.mark.parametrize("async_scheduling", [False, True])
+def test_who_gives_up_at_once_is_never_scheduled(
+    trace: Callable[..., Path], mode: str, async_scheduling: bool
+) -> None:
+    gone = [line(10, f"gone {number}", 4, 1, abort_ms=0) for number in range(3)]
+    path = trace(line(0, "a", 4, 1), *gone, line(10, "b", 4, 1))
+    result = played(path, {"async_scheduling": async_scheduling}, {"mode": mode, "concurrency": 1})
+    assert result.steps is not None
+    assert result.steps.column("request_id").to_pylist() == ["a", "b"]
+    assert result.requests.column("arrival_s").to_pylist() == [0.0, 0.01, 0.01, 0.01, 0.01]
+    assert (result.summary["counts"]["completed"], result.summary["counts"]["aborted"]) == (2, 3)
+
+
 def test_what_vllms_server_would_refuse_is_rejected(trace: Callable[..., Path]) -> None:
     path = trace(
         line(0, "fits", 60, 4),
@@ -163,6 +177,25 @@ def test_what_vllms_server_would_refuse_is_rejected(trace: Callable[..., Path]) 
     statuses = played(path, {}, {"adapters": ["x", "y"]}).requests.column("status").to_pylist()
     assert statuses == ["completed", "rejected", "rejected", "rejected", "completed"]
     assert played(path, {}).requests.column("status").to_pylist()[2] == "completed"
+
+
+def test_who_has_no_room_beside_the_null_block_waits_for_ever(trace: Callable[..., Path]) -> None:
+    """And those behind, in the order of arrival; 15 blocks of 4 tokens are to be had."""
+    path = trace(line(0, "fits", 57, 4), line(0, "long", 61, 1), line(0, "behind", 4, 1))
+    result = played(path, {"num_gpu_blocks": 16, "max_num_batched_tokens": 64})
+    assert result.requests.column("status").to_pylist() == ["completed", "waiting", "waiting"]
+    assert result.summary["warnings"][1:] == [
+        "16 KV blocks, of which vLLM keeps one: a request of more than 61 tokens waits for ever, and those "
+        "behind it, though engine.max_model_len=64"
+    ]
+
+
+def test_a_warm_start_with_an_adapter_that_nobody_asks_for_is_named(trace: Callable[..., Path]) -> None:
+    path = trace(line(0, "a", 4, 1, adapter="x"))
+    warm = {"block_size": 16, "initial_host_cache": ["x", "typo"], "initial_slots": ["x"]}
+    result = played(path, warm)
+    assert result.summary["warnings"] == ["engine.initial_host_cache: no request asks for typo"]
+    assert result.summary["adapter_loads"] == 0
 
 
 def test_a_run_says_what_it_played(tmp_path: Path, trace: Callable[..., Path]) -> None:

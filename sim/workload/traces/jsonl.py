@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sim.workload.traces.opening import open_trace
 from sim.workload.traces.row import (
     NS_PER_MS,
     BadField,
@@ -26,7 +27,7 @@ from sim.workload.traces.row import (
 
 def read(path: Path) -> Iterator[TraceRow | BadLine]:
     """Yield a row for each line."""
-    with path.open("rb") as file:
+    with open_trace(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 place = f"line {number}"

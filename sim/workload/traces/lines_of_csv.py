@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from sim.errors import UserError
+from sim.workload.traces.opening import open_trace
 from sim.workload.traces.row import BadField, BadLine, TraceRow
 
 Parse = Callable[[str, Mapping[str, str | None]], TraceRow]
@@ -14,7 +15,7 @@ def read_csv(path: Path, columns: tuple[str, ...], parse: Parse) -> Iterator[Tra
     """Yield ``parse(place, {column: text})`` for each line below the header. Raises UserError for a file
     without the ``columns``; an empty field is None.
     """
-    with path.open("rb") as file:
+    with open_trace(path) as file:
         try:
             header = _fields(next(file, b""))
         except BadField as error:

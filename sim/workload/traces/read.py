@@ -9,6 +9,7 @@ from typing import Any
 from sim.errors import UserError
 from sim.workload.traces import azure, burstgpt, jsonl, result, vllm_bench
 from sim.workload.traces.detect import detect
+from sim.workload.traces.opening import BROKEN
 from sim.workload.traces.row import BadLine, TraceRow, Unsaid
 
 FORMATS: dict[str, Callable[[Path], Iterator[TraceRow | BadLine]]] = {
@@ -21,6 +22,7 @@ FORMATS: dict[str, Callable[[Path], Iterator[TraceRow | BadLine]]] = {
 FROM_FIRST = ("azure", "vllm_bench")
 """Formats whose times count from no start of theirs: here, from the first request."""
 SHOWN = 10
+LATE_NS = 60 * 10**9
 
 
 @dataclass
@@ -37,6 +39,20 @@ class Trace:
     skipped: int = 0
     skipped_lines: list[str] = field(default_factory=list)
     """What was wrong with the first of them."""
+
+    def late_start(self, warmup_s: float) -> list[str]:
+        """Return a warning where the run waits longer for the first request than the others take to come, and
+        its metrics count that: such times, as those since 1970, count from no start of a run.
+        """
+        if not self.has_times:
+            return []
+        first_ns, last_ns = self.rows[0].time_ns or 0, self.rows[-1].time_ns or 0
+        if first_ns <= max(LATE_NS, last_ns - first_ns, warmup_s * 1e9):
+            return []
+        return [
+            f"{self.path}: the first request comes after {first_ns / 1e9:,.0f} s, and the last "
+            f"{(last_ns - first_ns) / 1e9:,.0f} s later: rates a second count the wait; expected times from the start of the run"
+        ]
 
     def report(self) -> dict[str, Any]:
         """Return ``trace`` of ``summary.json``."""
@@ -55,10 +71,21 @@ def read_trace(path: str, format_name: str | None, skip_bad_lines: bool, timed: 
     file = Path(path)
     with file.open("rb") as content:
         digest = file_digest(content, "sha256").hexdigest()
-    name = format_name or detect(file)
-    trace = Trace(path, name, digest)
+    try:
+        trace = Trace(path, format_name or detect(file), digest)
+        _read_rows(trace, file, skip_bad_lines, timed)
+    except BROKEN as error:
+        raise UserError(f"{path}: cannot be decompressed: {error}") from error
+    if not trace.rows:
+        skipped = f"; bad lines skipped: {trace.skipped}" if trace.skipped else ""
+        raise UserError(f"{path}: no requests in it{skipped}")
+    return trace
+
+
+def _read_rows(trace: Trace, file: Path, skip_bad_lines: bool, timed: bool) -> None:
+    """Add the rows to ``trace``, checked."""
     check = _Checks(trace, timed)
-    for row in FORMATS[name](file):
+    for row in FORMATS[trace.format](file):
         found = row if isinstance(row, BadLine) else check(row)
         if isinstance(found, TraceRow):
             trace.rows.append(found)
@@ -68,12 +95,8 @@ def read_trace(path: str, format_name: str | None, skip_bad_lines: bool, timed: 
                 trace.skipped_lines.append(f"{found.place}: {found.text}")
         else:
             raise UserError(
-                f"{path}, {found.place}: {found.text} (workload.on_bad_line=skip leaves such lines out)"
+                f"{trace.path}, {found.place}: {found.text} (workload.on_bad_line=skip leaves such lines out)"
             )
-    if not trace.rows:
-        skipped = f"; {trace.skipped} bad lines were skipped" if trace.skipped else ""
-        raise UserError(f"{path}: no requests in it{skipped}")
-    return trace
 
 
 class _Checks:

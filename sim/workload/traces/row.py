@@ -88,8 +88,10 @@ def time_ns(record: Mapping[str, Any], field: str, unit_ns: float) -> int:
             number = None
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise BadField(f"{field}={_shown(value)}: expected a number")
-    if not math.isfinite(number) or not 0 <= number * unit_ns < LONGEST_NS:
+    if not math.isfinite(number) or number < 0:
         raise BadField(f"{field}={_shown(value)}: expected a time of 0 or more")
+    if number * unit_ns >= LONGEST_NS:
+        raise BadField(f"{field}={_shown(value)}: must be less than {LONGEST_NS / unit_ns:g}")
     return round(number * unit_ns)
 
 

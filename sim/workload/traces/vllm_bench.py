@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import UserError
+from sim.workload.traces.opening import open_trace
 from sim.workload.traces.row import BadField, BadLine, TraceRow, length, time_ns
 
 COLUMNS = ("input_lens", "output_lens")
@@ -34,7 +35,8 @@ def read(path: Path) -> Iterator[TraceRow | BadLine]:
 
 def _record(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_bytes())
+        with open_trace(path) as file:
+            record = json.load(file)
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from error
     if not isinstance(record, dict):

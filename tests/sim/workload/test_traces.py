@@ -1,5 +1,6 @@
 """Traces: what each format says, what is bad about a line, and the runs that play them."""
 
+import gzip
 import json
 from collections.abc import Callable
 from itertools import islice
@@ -161,6 +162,31 @@ def test_requests_of_a_run_play_again_to_the_nanosecond(tmp_path: Path) -> None:
     assert [spec.request_id for spec in specs] == columns["request_id"]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "format_name"),
+    [
+        ("T.jsonl", json.dumps(line(0)), "jsonl"),
+        ("T.csv", AZURE, "azure"),
+        ("T.csv", BURSTGPT, "burstgpt"),
+        (
+            "T.json",
+            json.dumps({"input_lens": [1], "output_lens": [2], "start_times": [3]}, indent=1),
+            "vllm_bench",
+        ),
+    ],
+)
+def test_a_compressed_file_is_as_the_file_itself(
+    tmp_path: Path, name: str, text: str, format_name: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    packed = tmp_path / f"{name}.gz"
+    packed.write_bytes(gzip.compress(text.encode()))
+    assert play(packed) == play(tmp_path / name)
+    found = traffic(workload(packed), 3).trace
+    assert found is not None
+    assert found.format == format_name
+
+
 def test_format_overrides_what_the_file_looks_like(write: Callable[..., Path]) -> None:
     with pytest.raises(UserError, match=r"T.jsonl, line 1: no column TIMESTAMP; expected TIMESTAMP, Context"):
         play(write(line()), format="azure")
@@ -253,6 +279,16 @@ BAD_FILES = {
     "no entries": ("r.json", b'{"input_lens": [], "output_lens": []}', "no requests in it"),
     "no lists": ("r.json", b'{"input_lens": 1, "output_lens": 1}', "input_lens: expected a list"),
     "cut": ("r.json", b'{\n"input_lens": [1', "not JSON"),
+    "cut gzip": (
+        "T.jsonl.gz",
+        gzip.compress(bytes(1000))[:-9],
+        "cannot be decompressed: Compressed file ended",
+    ),
+    "damaged gzip": (
+        "T.jsonl.gz",
+        b"\x1f\x8b and so on, and on",
+        "cannot be decompressed: Unknown compression",
+    ),
 }
 
 
@@ -268,8 +304,20 @@ def test_a_bad_file_is_named(
 
 
 def test_a_file_of_bad_lines_alone_is_empty(write: Callable[..., Path]) -> None:
-    with pytest.raises(UserError, match=r"T.jsonl: no requests in it; 2 bad lines were skipped"):
+    with pytest.raises(UserError, match=r"T.jsonl: no requests in it; bad lines skipped: 2"):
         play(write("x", "y"), on_bad_line="skip")
+
+
+@pytest.mark.parametrize(
+    ("first_s", "last_s", "warmup_s", "late"),
+    [(1.7e9, 1.7e9 + 100, 0, True), (100, 150, 0, True), (100, 150, 100, False), (100, 300, 0, False)],
+)
+def test_times_that_begin_late_are_named(
+    write: Callable[..., Path], first_s: float, last_s: float, warmup_s: float, late: bool
+) -> None:
+    trace = read_trace(str(write(line(1e3 * first_s), line(1e3 * last_s))), None, False, timed=True)
+    said = trace.late_start(warmup_s)
+    assert [f"the first request comes after {first_s:,.0f} s" in text for text in said] == [True] * late
 
 
 def test_a_closed_loop_ignores_times_and_keeps_the_order(write: Callable[..., Path]) -> None:
