@@ -51,7 +51,8 @@ class Trace:
             return []
         return [
             f"{self.path}: the first request comes after {first_ns / 1e9:,.0f} s, and the last "
-            f"{(last_ns - first_ns) / 1e9:,.0f} s later: rates a second count the wait; expected times from the start of the run"
+            f"{(last_ns - first_ns) / 1e9:,.0f} s later: rates a second count the wait; "
+            "expected times from the start of the run"
         ]
 
     def report(self) -> dict[str, Any]:
