@@ -20,9 +20,17 @@ class ReplicaState:
     @property
     def num_waiting(self) -> int:
         """Requests that wait for a place in the batch, or for their adapter."""
+        return self._engine.scheduler.num_waiting + self._num_held + self.num_unanswered
+
+    @property
+    def num_deferred(self) -> int:
+        """Of those that wait: for their adapter to come, or for one of those that run to go."""
+        return self._engine.scheduler.num_deferred + self._num_held
+
+    @property
+    def _num_held(self) -> int:
         loader = self._engine.loader
-        num_held = 0 if loader is None else loader.num_held
-        return self._engine.scheduler.num_waiting + num_held + self.num_unanswered
+        return 0 if loader is None else loader.num_held
 
     @property
     def num_running(self) -> int:

@@ -121,6 +121,17 @@ class Scheduler:
         used = {*(+self.running_loras), *(+self.waiting_loras)}
         return {adapter for adapter in used if adapter is not None}
 
+    @property
+    def num_deferred(self) -> int:
+        """Waiting requests that `max_loras` keeps from joining those that run now (vLLM's
+        `skipped_waiting`).
+        """
+        running = +self.running_loras
+        if len(running.keys() - {None}) < self.config.max_loras:
+            return 0
+        waiting = self.waiting_loras.items()
+        return sum(count for adapter, count in waiting if adapter is not None and adapter not in running)
+
     def num_output_tokens(self, request: Request) -> int:
         """Tokens of `request` that are known."""
         return request.num_output_tokens

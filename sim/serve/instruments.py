@@ -30,6 +30,11 @@ LABELLED_COUNTERS = {
     ),
     "vllm:prompt_tokens_by_source": ("Number of prompt tokens by source.", "source", PROMPT_SOURCES),
 }
+CAPACITY, DEFERRED = "capacity", "deferred"
+WAITING_BY_REASON = (
+    "vllm:num_requests_waiting_by_reason",
+    "Number of waiting requests by reason: 'capacity', a place in the batch; 'deferred', the LoRA budget.",
+)
 GAUGES = {
     "vllm:num_requests_running": "Number of requests in model execution batches.",
     "vllm:num_requests_waiting": "Number of requests waiting to be processed.",
@@ -114,6 +119,7 @@ class Instruments:
         self.gauges = {
             name: Gauge(name, text, PER_ENGINE, registry=registry) for name, text in GAUGES.items()
         }
+        self.waiting_by_reason = Gauge(*WAITING_BY_REASON, [*PER_ENGINE, "reason"], registry=registry)
         self.lora_requests_info = Gauge(
             "vllm:lora_requests_info",
             "Running stats on lora requests.",

@@ -6,7 +6,7 @@ from sim.adapters import AdapterEvent
 from sim.metrics import NS_PER_S
 from sim.request import RequestStatus
 from sim.router import ReplicaState
-from sim.serve.instruments import LABELLED_COUNTERS, Instruments
+from sim.serve.instruments import CAPACITY, DEFERRED, LABELLED_COUNTERS, Instruments
 from sim.serve.outputs import Output
 
 
@@ -18,6 +18,8 @@ class ReplicaMetrics:
         self._counters = {name: metric.labels(*labels) for name, metric in instruments.counters.items()}
         self._gauges = {name: metric.labels(*labels) for name, metric in instruments.gauges.items()}
         self._histograms = {name: metric.labels(*labels) for name, metric in instruments.histograms.items()}
+        reasons = instruments.waiting_by_reason
+        self._waiting = {reason: reasons.labels(*labels, reason) for reason in (CAPACITY, DEFERRED)}
         self._labelled = {
             (name, value): instruments.labelled_counters[name].labels(*labels, value)
             for name, (_, _, values) in LABELLED_COUNTERS.items()
@@ -28,6 +30,8 @@ class ReplicaMetrics:
         """Set the gauges to the present state."""
         self._gauges["vllm:num_requests_running"].set(state.num_running)
         self._gauges["vllm:num_requests_waiting"].set(state.num_waiting)
+        self._waiting[CAPACITY].set(state.num_waiting - state.num_deferred)
+        self._waiting[DEFERRED].set(state.num_deferred)
         self._gauges["vllm:kv_cache_usage_perc"].set(kv_cache_usage)
 
     def count_swaps(self, events: Sequence[AdapterEvent]) -> None:

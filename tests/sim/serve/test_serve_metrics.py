@@ -18,6 +18,7 @@ COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
 VLLM = {
     "vllm:num_requests_running": (GAUGE, PER_ENGINE),
     "vllm:num_requests_waiting": (GAUGE, PER_ENGINE),
+    "vllm:num_requests_waiting_by_reason": (GAUGE, PER_ENGINE | {"reason"}),
     "vllm:kv_cache_usage_perc": (GAUGE, PER_ENGINE),
     "vllm:lora_requests_info": (GAUGE, {"max_lora", "waiting_lora_adapters", "running_lora_adapters"}),
     "vllm:prefix_cache_queries": (COUNTER, PER_ENGINE),
@@ -47,7 +48,7 @@ VLLM = {
 """From `PrometheusStatLogger` of vLLM 0.25.1 (vllm/v1/metrics/loggers.py)."""
 NOT_SIMULATED = {
     *("corrupted_requests", "engine_sleep_state", "external_prefix_cache_queries"),
-    *("external_prefix_cache_hits", "mm_cache_queries", "mm_cache_hits", "num_requests_waiting_by_reason"),
+    *("external_prefix_cache_hits", "mm_cache_queries", "mm_cache_hits"),
     *("kv_block_lifetime_seconds", "kv_block_idle_before_evict_seconds", "kv_block_reuse_gap_seconds"),
 }
 CACHE_LABELS = {"block_size", "enable_prefix_caching", "gpu_memory_utilization", "num_gpu_blocks", "engine"}
@@ -158,6 +159,9 @@ def test_gauges_show_the_present_state() -> None:
             1,
             3,
         )
+        by_reason = "vllm:num_requests_waiting_by_reason"
+        assert value(metrics, by_reason, reason="deferred") == 3
+        assert value(metrics, by_reason, reason="capacity") == 0
         assert value(metrics, "vllm:kv_cache_usage_perc") > 0
         assert lora_info(metrics) == {
             "max_lora": "1",
