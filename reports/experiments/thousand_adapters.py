@@ -1,7 +1,6 @@
 """A thousand adapters on one GPU: evenly spread against skewed, slots, total against active adapters."""
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from reports.experiments.callback import ExperimentCallback, Findings
@@ -28,8 +27,8 @@ ROWS: Mapping[str, str] = {
 class ThousandAdaptersCallback(ExperimentCallback):
     """Writes the tables and plots of ``experiment=thousand_adapters``.
 
-    ``reported`` is what somebody's thread says; ``measured``, the table of replays on the real engine;
-    ``replays``, what follows the slots in the names of those of each traffic.
+    ``reported`` is what somebody's thread says; ``measured``, the replays on real engines, the first of which
+    stand beside it: ``title``, ``check`` and ``replays`` as in `measured_points`.
     """
 
     name = "thousand_adapters"
@@ -37,20 +36,23 @@ class ThousandAdaptersCallback(ExperimentCallback):
     def __init__(
         self,
         reported: Mapping[str, Any],
-        measured: str | None = None,
-        replays: Mapping[str, str] = MappingProxyType({}),
+        measured: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.reported = Reported.from_mapping(reported, tuple(ROWS), COLUMNS)
-        self.measured, self.replays = measured, replays
+        self.measured = measured
 
     def findings(self, runs: Sequence[Run]) -> Findings:
         """Return the tables and the plots. Raises UserError where the grid has no uniform or skewed runs."""
         grid = Grid([Point(run) for run in runs])
         ours = {cache: compared(grid, cache) for cache in grid.caches}
-        points = measured_points(self.measured, self.replays)
-        on_gpu = figures(points[UNIFORM], points[SKEWED]) if len(points) == 2 else None
-        sections = [self._comparison(ours, on_gpu, grid)]
-        sections += [measured_section(points)] if points else []
+        played = {of["title"]: measured_points(of["check"], of["replays"]) for of in self.measured}
+        on_gpu = {
+            title: figures(points[UNIFORM], points[SKEWED])
+            for title, points in played.items()
+            if len(points) == len((UNIFORM, SKEWED))
+        }
+        sections = [self._comparison(ours, next(iter(on_gpu.values()), None), grid)]
+        sections += [measured_section(title, points) for title, points in played.items() if points]
         sections += [_slots_section(grid, cache) for cache in grid.caches]
         sections += [active_section(grid, cache) for cache in grid.caches if grid.actives]
         values = {

@@ -48,8 +48,8 @@ def _point(rows: pd.DataFrame, max_loras: int) -> Measured:
     return Measured(max_loras, throughput, of.measured["median_ttft_ms"], simulated)
 
 
-def measured_section(points: Mapping[str, Sequence[Measured]]) -> Section:
-    """Return the replays by slots, with what is simulated of the same ones."""
+def measured_section(title: str, points: Mapping[str, Sequence[Measured]]) -> Section:
+    """Return the replays of one GPU by slots, with what is simulated of the same ones."""
     by_slots = {traffic: {point.max_loras: point for point in of} for traffic, of in points.items()}
     rows = []
     for slots in sorted({slots for of in by_slots.values() for slots in of}):
@@ -67,4 +67,4 @@ def measured_section(points: Mapping[str, Sequence[Measured]]) -> Section:
         "(reports/published/h100). Simulated here: the same 30 s, with the host's speed in the other replays "
         "of that engine."
     ]
-    return Section("Measured on our GPU", head, rows, notes)
+    return Section(f"Measured: {title}", head, rows, notes)

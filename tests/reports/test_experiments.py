@@ -228,7 +228,8 @@ def test_replays_on_the_real_engine_have_a_column_of_their_own() -> None:
     found = figures(points["uniform"], points["skewed"])
     assert found["ratio"] == pytest.approx(found["skewed_tokens_per_s"] / found["uniform_tokens_per_s"])
     assert set(found["ratio_by_max_loras"]) == {8, 32, 64}, "only where both were played"
-    section = measured_section(points)
+    section = measured_section("ours", points)
+    assert section.title == "Measured: ours"
     assert [row[0] for row in section.rows] == ["8", "16", "32", "64", "128"]
     assert section.rows[1][4:] == ["–", "–", "–"]
 
