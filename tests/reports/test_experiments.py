@@ -28,7 +28,7 @@ from sim.sweep.runs import load_runs
 from tests.sim.test_simulation import OPEN, config
 
 GOLDEN = Path(__file__).parent / "golden"
-SCENARIOS = "separate,two_boxes,mixed_ranks,box_lost,box_lost_fallback"
+SCENARIOS = "separate,without_lora,free_swaps,two_boxes,mixed_ranks,box_lost,box_lost_fallback"
 FORTY = [
     "+experiment=forty_customers",
     *("profile=constant", "workload.request_rate=1", "workload.duration_s=350", "warmup_s=310"),
