@@ -2,8 +2,8 @@
 
 Three ways to know it, as factors on a profile's host terms: from the short reference run at the engine's
 start; from the other replays of the same engine, or its longer reference run of swaps where there are none;
-from the replay's own swaps, which is no prediction but tells an error of the simulated mechanism from one of
-the host's speed.
+from the replay itself, which is no prediction but tells an error of the simulated mechanism from one of the
+host's speed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -52,9 +52,12 @@ def from_others(folder: Path, others: Sequence[Path], profile: dict[str, Any], o
     return _with_swaps(of_reference | of_steps, found[found.duration_ms <= STALL * typical], profile)
 
 
-def with_its_own_swaps(folder: Path, profile: dict[str, Any], scale: Scale) -> Scale:
-    """Return the factors with the replay's own mean swap durations, stalls included."""
-    return _with_swaps(scale, swaps_of(folder, ["replay"]), profile)
+def from_itself(folder: Path, profile: dict[str, Any], scale: Scale) -> Scale:
+    """Return the factors that the replay itself shows: of its steps, and of its mean swap durations, stalls
+    included. What it does not show stays.
+    """
+    of_steps = {"steps": steps_ratio([folder], profile)}
+    return _with_swaps(scale | of_steps, swaps_of(folder, ["replay"]), profile)
 
 
 def steps_ratio(folders: Sequence[Path], profile: dict[str, Any]) -> float:

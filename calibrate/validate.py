@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from calibrate.bridge.settings import VLLMS_SWAPS, swaps_mode
 from calibrate.dataset import read_meta, read_table
-from calibrate.host_terms import Scale, from_others, from_reference, with_its_own_swaps
+from calibrate.host_terms import Scale, from_itself, from_others, from_reference
 from sim.cli import hydra_entry
 from sim.errors import UserError
 from sim.fields import plain_values
@@ -120,7 +120,7 @@ def compare(folder: Path, config: dict[str, Any]) -> pd.DataFrame:
     """Return a row per quantity for a replay; a folder of the same name with `-again` is its repetition.
 
     `simulated` knows the host's speed from the other replays of that engine (`calibrate.host_terms`), or from
-    its reference run where there are none; `given_swaps` from the replay itself.
+    its reference run where there are none; `given_host` from the replay itself.
     """
     meta = read_meta(folder / "meta.json", META_KEYS)
     play, below = meta["play"], is_below_saturation(folder)
@@ -131,7 +131,7 @@ def compare(folder: Path, config: dict[str, Any]) -> pd.DataFrame:
     first = measured(folder, config["slo"])
     scale = from_others(folder, others, profile, reference)
     prediction = simulated(meta, config, profile, scale)
-    given_swaps = simulated(meta, config, profile, with_its_own_swaps(folder, profile, scale))
+    given_host = simulated(meta, config, profile, from_itself(folder, profile, scale))
     repetition = folder.with_name(folder.name + AGAIN)
     again = measured(repetition, config["slo"]) if repetition.exists() else {}
     rows = []
@@ -153,8 +153,8 @@ def compare(folder: Path, config: dict[str, Any]) -> pd.DataFrame:
                 "simulated": prediction[name],
                 "error_pct": percent(prediction[name] - mean, mean),
                 "hardware_spread_pct": percent(abs(first[name] - second), mean),
-                "simulated_given_swaps": given_swaps[name],
-                "error_given_swaps_pct": percent(given_swaps[name] - first[name], first[name]),
+                "simulated_given_host": given_host[name],
+                "error_given_host_pct": percent(given_host[name] - first[name], first[name]),
             }
         )
     return pd.DataFrame(rows)

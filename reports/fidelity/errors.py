@@ -29,7 +29,7 @@ def targets_section(rows: pd.DataFrame) -> list[str]:
     worst = max(throughput, key=lambda replay: abs(throughput[replay]))
     is_met = "met" if abs(throughput[worst]) <= WORST_THROUGHPUT_PCT else "missed"
     head = ["median absolute error", "target", "", "all", "closed loop", "below saturation", "worst"]
-    head += ["given the replay's own swaps", "hardware's spread"]
+    head += ["given the replay's own host", "hardware's spread"]
     closed, below = (one["mode"] == "closed").sum(), one.below_saturation.sum()
     return [
         "## Errors",
@@ -37,10 +37,10 @@ def targets_section(rows: pd.DataFrame) -> list[str]:
         f"{len(throughput)} replays of 30 s or more, {closed} of them closed loops and {below} open loops "
         "that the engine kept up with: there, throughput is what is asked for, and nobody's merit. "
         "Predictions know the host's speed from the other replays of the same engine. The column before the "
-        "last one knows the replay's own mean load and activation, which tells an error of the simulated "
-        "mechanism from one of the host's speed; the last one is by how much two runs of the same work on the"
-        " same engine differ (median, and how many). Targets are for all replays; those for TTFT, below "
-        "saturation.",
+        "last one knows the replay's own mean load, activation and host's work in a step, which tells an "
+        "error of the simulated mechanism from one of the host's speed; the last one is by how much two runs "
+        "of the same work on the same engine differ (median, and how many). Targets are for all replays; "
+        "those for TTFT, below saturation.",
         "",
         *markdown_table(head, lines),
         "",
@@ -76,7 +76,7 @@ def _groups(rows: pd.DataFrame) -> list[list[str]]:
 
 def _errors(rows: pd.DataFrame, name: str) -> list[str]:
     title, target = QUANTITIES[name]
-    error, own = rows.error_pct.abs(), rows.error_given_swaps_pct.abs()
+    error, own = rows.error_pct.abs(), rows.error_given_host_pct.abs()
     below = error[rows.below_saturation].median()
     met = "met" if (below if name.endswith("ttft_ms") else error.median()) <= target else "missed"
     spread = rows.hardware_spread_pct.dropna()

@@ -15,7 +15,7 @@ ERRORS_FILE = "errors.csv"
 SWAPS_FILE = "swaps.csv"
 MAY_BE_EMPTY = (
     *("measured", "measured_again", "simulated", "error_pct", "hardware_spread_pct"),
-    *("simulated_given_swaps", "error_given_swaps_pct"),
+    *("simulated_given_host", "error_given_host_pct"),
 )
 
 
@@ -69,9 +69,9 @@ class Check:
     simulated: float
     error_pct: float
     hardware_spread_pct: float
-    simulated_given_swaps: float
-    """The same simulation with the mean swap durations of the replay itself."""
-    error_given_swaps_pct: float
+    simulated_given_host: float
+    """The same simulation with the host's speed in the replay itself: its mean swaps, and its steps."""
+    error_given_host_pct: float
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def check_table(checks: Sequence[Check]) -> Table:
             *(check.workload, check.quantity),
             *(number(value) for value in (check.measured, check.measured_again, check.simulated)),
             *(signed(check.error_pct), number(check.hardware_spread_pct)),
-            *(number(check.simulated_given_swaps), signed(check.error_given_swaps_pct)),
+            *(number(check.simulated_given_host), signed(check.error_given_host_pct)),
         ]
         for check in checks
     ]
@@ -132,7 +132,7 @@ def check_table(checks: Sequence[Check]) -> Table:
         "simulated",
         "error, %",
         "hardware's spread, %",
-        "given swaps",
+        "given its host",
         "error, %",
     ]
     return Table(head, body, 2, {(index, 5): grade(check) for index, check in enumerate(checks)})

@@ -59,8 +59,8 @@ def write(folder: Path) -> None:
                     "simulated": simulated,
                     "error_pct": 100 * (simulated / mean - 1),
                     "hardware_spread_pct": None if again is None else 100 * (again - measured) / mean,
-                    "simulated_given_swaps": measured,
-                    "error_given_swaps_pct": 0.0,
+                    "simulated_given_host": measured,
+                    "error_given_host_pct": 0.0,
                 }
             )
         replay = folder / "replays" / f"64-{workload}"

@@ -149,7 +149,7 @@ def check(tmp_path: Path) -> Path:
     file = tmp_path / "check.csv"
     file.write_text(
         "workload,quantity,measured,measured_again,simulated,error_pct,hardware_spread_pct,"
-        "simulated_given_swaps,error_given_swaps_pct\n"
+        "simulated_given_host,error_given_host_pct\n"
         "closed,output_throughput,1893,1851,1921,1.5,2.2,1890,-0.2\n"
         "open,p99_ttft_ms,600,,730,21.7,,620,3.3\n"
     )
