@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from calibrate.dataset import STEP_COLUMNS
 from calibrate.host_terms import steps_ratio
+from tests.calibrate.step_log import step
 
 ONE = {"constant": {"value": 1.0}}
 PROFILE: dict[str, Any] = {
@@ -16,30 +16,6 @@ PROFILE: dict[str, Any] = {
     "host": dict.fromkeys(("schedule_ms", "prepare_ms", "remap_ms", "update_ms"), ONE),
 }
 """Each phase of the host takes 1 ms."""
-
-
-def step(
-    phase_ms: float, remap_ms: float | None = None, activates: int = 0, phase: str = "replay"
-) -> dict[str, Any]:
-    """A step whose phases take so long each; one with another mapping writes it for `remap_ms`."""
-    mapping_ms = 0.0 if remap_ms is None else 0.5
-    begun_ms = 1000.0
-    mapped_ms = begun_ms + phase_ms + mapping_ms
-    launch_ms = mapped_ms + (phase_ms if remap_ms is None else remap_ms - 0.5)
-    times_ms = {
-        "schedule_start_s": begun_ms,
-        "lora_start_s": begun_ms + phase_ms,
-        "lora_end_s": mapped_ms,
-        "launch_start_s": launch_ms,
-        "launch_end_s": launch_ms + phase_ms,
-        "result_end_s": 2000,
-        "update_end_s": 2000 + phase_ms,
-        "mapping_s": mapping_ms,
-    }
-    counts = {"num_reqs": 1, "num_tokens": 1, "num_padded_tokens": 1, "activates": activates}
-    texts = {"phase": phase, "cell": "c", "graph": "full"}
-    seconds = {name: value / 1e3 for name, value in times_ms.items()}
-    return dict.fromkeys(STEP_COLUMNS, 0) | seconds | counts | texts
 
 
 def replay(folder: Path, *steps: dict[str, Any]) -> Path:

@@ -15,6 +15,7 @@ import yaml
 from calibrate import validate
 from calibrate.validate import QUANTITIES, compare, main, measured
 from sim.errors import UserError
+from tests.calibrate.step_log import step
 from tests.refusal import refused
 from tests.sim.test_config import LLAMA
 from tests.sim.test_profile import SETTINGS
@@ -47,6 +48,8 @@ REQUESTS = [
     (2.0, 2.90, None, 3),
     (3.0, None, None, 0),
 ]
+PHASE_MS = 0.4
+"""Each phase of a replayed step, where the profile has 0.1, 0.1, 1 and 0.25."""
 SIMULATED = dict(zip(QUANTITIES, (5.225, 250.0, 500.0, 200.0, 3, 1, 0.5), strict=True))
 
 
@@ -60,9 +63,10 @@ def write_replay(folder: Path, requests: list[Any] = REQUESTS, loads: int = 2) -
     swaps += [("reference", "load", 0.1, 0)] * 5 + [("reference", "activate", 0.009, 1)]
     columns = ["phase", "kind", "duration_s", "host_cache_entries"]
     pd.DataFrame(swaps, columns=columns).to_parquet(folder / "swaps.parquet")
-    steps = [("reference", "none", 0.0, 0.03), ("reference", "full", 1.0, 2.0), ("replay", "none", 3.0, 4.0)]
-    columns = ["phase", "graph", "launch_start_s", "launch_end_s"]
-    pd.DataFrame(steps, columns=columns).to_parquet(folder / "steps.parquet")
+    reference = [("none", 0.0, 0.03), ("full", 1.0, 2.0)]
+    columns = ["graph", "launch_start_s", "launch_end_s"]
+    steps = [step(PHASE_MS, phase="reference") | dict(zip(columns, row, strict=True)) for row in reference]
+    pd.DataFrame([*steps, step(PHASE_MS)]).to_parquet(folder / "steps.parquet")
     play = {"name": folder.name, "seed": 7, "workload": WORKLOAD}
     meta = {"play": play, "settings": SERVED, "model": LLAMA}
     (folder / "meta.json").write_text(json.dumps(meta))
@@ -123,13 +127,17 @@ def test_host_terms_are_refreshed_by_the_reference_run(
     assert simulator[0]["profile"] == CONFIG["profile"] | {"host_scale": scale}
 
 
-def test_given_the_replays_own_swaps(tmp_path: Path, simulator: list[dict[str, Any]]) -> None:
+def test_given_the_replays_own_host(tmp_path: Path, simulator: list[dict[str, Any]]) -> None:
     """Two loads and an activation of 1 s each, where the profile has 10 + 2 * 16 ms (its spread's mean is 1),
     for the load that grows the cache, 5 + 16 for the other one, and 4 for the activation.
     """
     compare(write_replay(tmp_path / "closed"), CONFIG)
     scale = simulator[1]["profile"]["host_scale"]
-    assert scale == {"steps": 1.5, "load": round(2000 / (42 + 21), 3), "activate": 250}
+    assert scale == {
+        "steps": round(4 * PHASE_MS / (0.1 + 0.1 + 1 + 0.25), 3),
+        "load": round(2000 / (42 + 21), 3),
+        "activate": 250,
+    }
 
 
 def test_without_a_reference_there_is_nothing_to_refresh(tmp_path: Path) -> None:
