@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 # Named after the interpreter's version, so that another PYTHON makes the environment anew.
 STAMP := $(VENV)/.installed-$(VERSION)
 LAUNCHERS_STAMP := $(VENV)/.launchers-$(VERSION)
+# What `pip install` compiles; installed anew where it has changed.
+COMPILED := $(wildcard sim/compiled/*.pyx sim/compiled/*.pxd)
 FIRST_LIGHT := runs/first_light
 PUBLISHED := reports/published
 MEASURED := calibrate/measurements/h100
@@ -99,7 +101,7 @@ bench: $(STAMP) ## Time the simulator and write benchmarks/results (BENCH=--mill
 
 setup: $(LAUNCHERS_STAMP) ## Make .venv with all locked dependencies; test does this too, run what it needs of it
 
-$(STAMP): pyproject.toml requirements.lock
+$(STAMP): pyproject.toml requirements.lock $(COMPILED)
 	@fail() { echo "lorasim: error: $$1" >&2; exit 1; }
 	command -v git >/dev/null || fail "git is missing; install the package git"
 	[ -n "$(PYTHON)" ] || fail "Python 3.11 or newer is missing; install it, or name it with PYTHON=..."
@@ -114,6 +116,8 @@ $(STAMP): pyproject.toml requirements.lock
 		'/^Collecting/ {printf "\r%3d %-40s", ++n, $$2; fflush()} /^Installing/ {printf "\r    %-40s", "installing"} \
 		END {print "\r    done" sprintf("%40s", "")}'
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -c 'import sim.compiled.engine' 2>/dev/null \
+		|| echo "lorasim: no C++ compiler: simulations are slower, with the same results; install g++ and touch pyproject.toml"
 	touch $@
 
 # Ray alone is larger than all the rest together, and only tests and clusters need it.

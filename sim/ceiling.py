@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from sim import profile
 from sim.config import RunConfig
-from sim.costs import FS_PER_NS, CostModel, StepShape
+from sim.costs import FS_PER_NS, GRAPHS, CostModel, StepShape
 from sim.metrics import NS_PER_S
-from sim.profile import GRAPHS
 from sim.workload import requests
 
 FS_PER_S = FS_PER_NS * 10**9

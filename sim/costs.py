@@ -1,9 +1,14 @@
 """What an engine step costs: the shape that a cost model is asked about, its answer, the constant model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 FS_PER_NS = 10**6
+GRAPHS = ("full", "piecewise", "none")
+"""How a step may be launched (vLLM's CUDAGraphMode)."""
+Durations = tuple[Mapping[str, int], ...]
+"""Of each duration of `StepCost`, in its order, the terms (sim.terms), and what one of them costs, in fs."""
 
 
 @dataclass(slots=True)
@@ -139,7 +144,11 @@ class ConstantCosts:
     """Every step lasts `step_ms` milliseconds on the GPU; swaps and all host work cost nothing."""
 
     def __init__(self, step_ms: float) -> None:
-        self._cost = StepCost(0, 0, 0, 0, gpu_fs=round(step_ms * 1e6) * FS_PER_NS, update_ns=0)
+        gpu_fs = round(step_ms * 1e6) * FS_PER_NS
+        self._cost = StepCost(0, 0, 0, 0, gpu_fs, update_ns=0)
+        durations: Durations = ({}, {}, {}, {}, {"constant": gpu_fs}, {}, {})
+        self.coefficients = dict.fromkeys(GRAPHS, durations)
+        """As those of `sim.profile.FittedCosts`."""
 
     def step(self, shape: StepShape) -> StepCost:
         """Return the constant cost."""
@@ -164,3 +173,6 @@ class ConstantCosts:
     def mean_activate_ns(self, rank: int) -> int:
         """Return 0."""
         return 0
+
+    def note_seen(self, seen: Mapping[str, tuple[int, int]]) -> None:
+        """Nothing was measured that a step could be outside of."""

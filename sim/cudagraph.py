@@ -40,8 +40,10 @@ class CudaGraphs:
         sizes = config.cudagraph_capture_sizes
         if sizes is None:
             sizes = capture_sizes(config.max_num_seqs, config.max_num_batched_tokens)
-        self._sizes = [] if eager else sorted(sizes)
-        self._max_num_seqs = config.max_num_seqs if config.cudagraph_mode == "FULL_AND_PIECEWISE" else 0
+        self.sizes = [] if eager else sorted(sizes)
+        """Token counts that graphs are captured for, ascending."""
+        self.largest_full = config.max_num_seqs if config.cudagraph_mode == "FULL_AND_PIECEWISE" else 0
+        """Up to this size there is a full graph, too."""
         self._lora_cases = lora_cases(config.max_loras, config.specialize_active_lora)
         self._choices: dict[tuple[int, bool, int], GraphChoice] = {}
 
@@ -53,14 +55,14 @@ class CudaGraphs:
         `PIECEWISE` mode).
         """
         uniform = max_query_len == 1 and num_tokens == num_reqs
-        index = bisect_left(self._sizes, num_tokens)
+        index = bisect_left(self.sizes, num_tokens)
         key = index, uniform, num_adapters
         known = self._choices.get(key)
         if known is None:
             lora_case = self._lora_cases[bisect_left(self._lora_cases, num_adapters)]
-            if index == len(self._sizes):
+            if index == len(self.sizes):
                 return GraphChoice("none", num_tokens, lora_case)
-            size = self._sizes[index]
-            mode: GraphMode = "full" if uniform and size <= self._max_num_seqs else "piecewise"
+            size = self.sizes[index]
+            mode: GraphMode = "full" if uniform and size <= self.largest_full else "piecewise"
             known = self._choices[key] = GraphChoice(mode, size, lora_case)
         return known

@@ -1,7 +1,7 @@
 """One vLLM engine (a replica) in SimPy, on two timelines: the engine's host thread and its GPU."""
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Protocol
@@ -172,6 +172,40 @@ class Engine:
         """Bring everything up to date when the simulation has stopped."""
         self._interrupt()
         self.scheduler.settle()
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a place in the batch, or for their adapter."""
+        return self.scheduler.num_waiting + self._num_held
+
+    @property
+    def num_deferred(self) -> int:
+        """Of those that wait: for their adapter to come, or for one of those that run to go."""
+        return self.scheduler.num_deferred + self._num_held
+
+    @property
+    def _num_held(self) -> int:
+        return 0 if self.loader is None else self.loader.num_held
+
+    @property
+    def num_running(self) -> int:
+        """Requests in the batch."""
+        return len(self.scheduler.running)
+
+    @property
+    def num_used_blocks(self) -> int:
+        """KV blocks that requests hold."""
+        return self.scheduler.kv.num_used_blocks
+
+    @property
+    def slots(self) -> Collection[str]:
+        """The adapters in GPU slots."""
+        return self.tiers.slots.keys()
+
+    @property
+    def host_cache(self) -> Collection[str]:
+        """The adapters in the host cache."""
+        return self.tiers.host_cache
 
     @property
     def _now_ns(self) -> int:

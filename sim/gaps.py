@@ -26,6 +26,11 @@ class TokenGaps:
         self._gaps_ns.append(gap_ns)
         self._counts.append(count)
 
+    def extend(self, gaps_ns: "array[int]", counts: "array[int]") -> None:
+        """Count gaps, each as often as its count says."""
+        self._gaps_ns.extend(gaps_ns)
+        self._counts.extend(counts)
+
     def append_run(self, run: DecodeRun, count: int) -> None:
         """Count the gaps between the turns of a run, each `count` times."""
         if not count:

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from sim.config import EngineConfig, ModelConfig
-from sim.costs import FS_PER_NS, ConstantCosts, CostModel, StepCost, StepShape
+from sim.costs import FS_PER_NS, GRAPHS, ConstantCosts, CostModel, Durations, StepCost, StepShape
 from sim.errors import UserError
 from sim.fields import as_mapping, build
 from sim.memory import MemoryProfile
 from sim.terms import TERMS, sums, within
 from sim.workload.streams import stream
 
-GRAPHS = ("full", "piecewise", "none")
 GPU_QUANTITIES = ("gpu_ms", "launch_ms")
 HOST_QUANTITIES = ("schedule_ms", "prepare_ms", "remap_ms", "update_ms")
 SWAPS = {"load_growing": "load", "load_recycled": "load", "activate": "activate"}
@@ -90,9 +89,11 @@ class FittedCosts:
         host_scale = _cost(scales, "steps", "host_scale")
         of_host = [_fs_per_unit(host, name, "host", host_scale) for name in HOST_QUANTITIES]
         schedule, prepare, remap, update = of_host
+        self.coefficients: dict[str, Durations] = {}
+        """For each graph mode. With each step the context of each request grows by one, so that the GPU's
+        growth is a sum of terms too."""
         self._costs: dict[str, Callable[[StepShape], tuple[int, ...]]] = {}
-        """For each graph mode, what `StepCost` has. With each step the context of each request grows by one,
-        so that the GPU's growth is a sum of terms too."""
+        """What `StepCost` has."""
         for graph in GRAPHS:
             section, where = _section(steps, graph, "steps"), f"steps.{graph}"
             scaled = zip(GPU_QUANTITIES, (1.0, host_scale), strict=True)
@@ -100,7 +101,8 @@ class FittedCosts:
             if "kv_tokens" in launch:
                 raise UserError(f"profile.{where}.launch_ms.kv_tokens: {ONLY_GPU}")
             growth = {"reqs": gpu.get("kv_tokens", 0)}
-            self._costs[graph] = sums((schedule, prepare, remap, launch, gpu, update, growth), UNITS_FS)
+            self.coefficients[graph] = schedule, prepare, remap, launch, gpu, update, growth
+            self._costs[graph] = sums(self.coefficients[graph], UNITS_FS)
         for name, terms in zip(HOST_QUANTITIES, of_host, strict=True):
             if "kv_tokens" in terms:
                 raise UserError(f"profile.host.{name}.kv_tokens: {ONLY_GPU}")
@@ -134,9 +136,13 @@ class FittedCosts:
                 raise UserError(f"profile.steps.{graph}: a step of one request takes no time; expected some")
 
     def _note_outside(self, shape: StepShape) -> None:
+        self.note_seen({key: (getattr(shape, key),) * 2 for key in self._expected})
+
+    def note_seen(self, seen: Mapping[str, tuple[int, int]]) -> None:
+        """Take note of the least and the most of each count of steps."""
         for key, (low, high) in self._expected.items():
-            value = getattr(shape, key)
-            self._expected[key] = min(low, value), max(high, value)
+            least, most = seen[key]
+            self._expected[key] = min(low, least), max(high, most)
 
     def load_ns(self, grows: bool, rank: int) -> int:
         """Draw the duration of a load."""

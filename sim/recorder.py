@@ -53,6 +53,24 @@ class StepLog:
         ):
             column.extend([value] * len(tokens))
 
+    def extend(
+        self,
+        request_ids: Sequence[str],
+        steps: "array[int]",
+        starts_ns: "array[int]",
+        ends_ns: "array[int]",
+        num_tokens: "array[int]",
+    ) -> None:
+        """Add a row for each request id, and of the columns that belong to them."""
+        self._request_ids += request_ids
+        for column, values in (
+            (self._step, steps),
+            (self._start_ns, starts_ns),
+            (self._end_ns, ends_ns),
+            (self._num_tokens, num_tokens),
+        ):
+            column.extend(values)
+
     def table(self) -> pa.Table:
         """Return all rows, as STEPS_SCHEMA."""
         columns: list[list[Any]] = [

@@ -14,10 +14,11 @@ from policies.prefetch import NoPrefetch, PrefetchPolicy
 from sim import profile
 from sim.adapters import AdapterTiers
 from sim.bounds import NoTiers, bounded_config, bounded_costs, bounded_grid, bounded_memory
+from sim.compiled.choice import AnyEngine, make_engine
 from sim.config import SLOTS, EnginesConfig
 from sim.costs import CostModel
 from sim.cudagraph import CudaGraphs
-from sim.engine import Engine, Observer, Place
+from sim.engine import Observer, Place
 from sim.errors import UserError
 from sim.fast_scheduler import make_scheduler
 from sim.kv_blocks import KVBlockPool
@@ -48,6 +49,8 @@ class Shared:
     ranks: Mapping[str, int]
     """Rank of every adapter that can be served."""
     future: Future = NO_FUTURE
+    compiled: bool = True
+    """Whether engines may be compiled ones, which leave some runs (sim.compiled.limits)."""
 
 
 class Replica:
@@ -59,7 +62,7 @@ class Replica:
     def __init__(self, shared: Shared, place: Place, observe: Observe) -> None:
         config, ranks = shared.config, shared.ranks
         engine, model = config.engine, config.model
-        self._config, self._ranks = config, ranks
+        self._config, self._ranks, self._compiled = config, ranks, shared.compiled
         self._seed = replica_seed(config.seed, place.rank)
         self._starvation_ns = round(config.starvation_s * NS_PER_S)
         self.profile = profile.load(config.profile, engine, model, set(ranks.values()), self._seed)
@@ -77,9 +80,9 @@ class Replica:
     @property
     def kv_cache_usage(self) -> float:
         """Fraction of the KV blocks in use, without the null block (vllm/v1/core/block_pool.py)."""
-        return self.engine.scheduler.kv.num_used_blocks / max(1, self.num_gpu_blocks - 1)
+        return self.engine.num_used_blocks / max(1, self.num_gpu_blocks - 1)
 
-    def _engine(self, env: simpy.Environment, future: Future, place: Place, observe: Observe) -> Engine:
+    def _engine(self, env: simpy.Environment, future: Future, place: Place, observe: Observe) -> AnyEngine:
         engine, ranks, costs = self._config.engine, self._ranks, self.costs
         prefetch = self._prefetch()
         pool_class = PrefixCachingBlockPool if engine.enable_prefix_caching else KVBlockPool
@@ -96,7 +99,8 @@ class Replica:
         loader = None if prefetch is None else self._loader(env, view, prefetch)
         observer = observe(tiers.slots)
         graphs = CudaGraphs(self._scheduled)
-        return Engine(env, engine, scheduler, tiers, graphs, costs, observer, ranks, place, loader, grid)
+        pieces = scheduler, tiers, graphs, costs, observer, ranks, place, loader, grid
+        return make_engine(env, engine, *pieces, self._compiled)
 
     def _costs(self) -> CostModel:
         config, costs = self._config, self.profile.costs

@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Collection, Sequence
 
 from policies.routing import RoutingPolicy
-from sim.engine import Engine
+from sim.compiled.choice import AnyEngine
 from sim.policy.supervision import WatchedRouting
 from sim.request import Request
 
@@ -12,7 +12,7 @@ from sim.request import Request
 class ReplicaState:
     """What a routing policy may know of an engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: AnyEngine) -> None:
         self._engine = engine
         self.num_unanswered = 0
         """Requests that it was given, and that it will not answer: it is lost, and nobody knows yet."""
@@ -20,22 +20,17 @@ class ReplicaState:
     @property
     def num_waiting(self) -> int:
         """Requests that wait for a place in the batch, or for their adapter."""
-        return self._engine.scheduler.num_waiting + self._num_held + self.num_unanswered
+        return self._engine.num_waiting + self.num_unanswered
 
     @property
     def num_deferred(self) -> int:
         """Of those that wait: for their adapter to come, or for one of those that run to go."""
-        return self._engine.scheduler.num_deferred + self._num_held
-
-    @property
-    def _num_held(self) -> int:
-        loader = self._engine.loader
-        return 0 if loader is None else loader.num_held
+        return self._engine.num_deferred
 
     @property
     def num_running(self) -> int:
         """Requests in the batch."""
-        return len(self._engine.scheduler.running)
+        return self._engine.num_running
 
     @property
     def num_in_flight(self) -> int:
@@ -45,18 +40,18 @@ class ReplicaState:
     @property
     def slots(self) -> Collection[str]:
         """The adapters in GPU slots."""
-        return self._engine.tiers.slots.keys()
+        return self._engine.slots
 
     @property
     def host_cache(self) -> Collection[str]:
         """The adapters in the host cache."""
-        return self._engine.tiers.host_cache
+        return self._engine.host_cache
 
 
 class Router:
     """Asks the policy which engine gets a request."""
 
-    def __init__(self, engines: Sequence[Engine], policy: RoutingPolicy) -> None:
+    def __init__(self, engines: Sequence[AnyEngine], policy: RoutingPolicy) -> None:
         self.engines = engines
         self._policy = WatchedRouting(policy)
         self.states = [ReplicaState(engine) for engine in engines]

@@ -10,6 +10,7 @@ import simpy
 from sim import results
 from sim.ceiling import ceiling
 from sim.client import Client
+from sim.compiled.limits import LeavesCompiledError
 from sim.config import EngineConfig, RunConfig
 from sim.engine import Observer, Place, Turn
 from sim.errors import UserError
@@ -48,12 +49,19 @@ def simulate(cfg: Mapping[str, Any]) -> Result:
     Raises UserError for an impossible configuration, DoesNotFit for one that needs too much memory.
     """
     config = RunConfig.from_mapping(cfg)
+    try:
+        return _simulate(cfg, config, compiled=True)
+    except LeavesCompiledError:
+        return _simulate(cfg, config, compiled=False)
+
+
+def _simulate(cfg: Mapping[str, Any], config: RunConfig, compiled: bool) -> Result:
     env = simpy.Environment()
     arriving = traffic(config.workload, config.seed)
     ledger = Ledger()
     client = Client(env, config.workload, config.engine, arriving, ledger)
     future = WorkloadFuture(config.workload, config.seed, lambda: len(ledger.requests))
-    shared = Shared(env, config, _ranks(arriving, config.engine), future)
+    shared = Shared(env, config, _ranks(arriving, config.engine), future, compiled)
     records = [Records(config, client.on_finished) for _ in range(config.replicas)]
     replicas: list[Replica] = []
     turn = Turn()

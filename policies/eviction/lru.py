@@ -16,7 +16,7 @@ class Lru(KeyOrder):
 
     def __init__(self, protect_batch: bool = False) -> None:
         super().__init__()
-        self._protect_batch = checked_flag("protect_batch", protect_batch)
+        self.protects_batch = checked_flag("protect_batch", protect_batch)
         if type(self) is Lru:
             # Called several times a step: no functions of ours between. Those of a derived policy stay.
             self.on_access = self._order.move_to_end  # type: ignore[method-assign]
@@ -29,4 +29,4 @@ class Lru(KeyOrder):
 
     def victim(self, needed: Collection[str]) -> str:
         """Return the least recent key, of those outside `needed` with `protect_batch`."""
-        return next(self._dispensable(needed) if self._protect_batch else iter(self._order))
+        return next(self._dispensable(needed) if self.protects_batch else iter(self._order))

@@ -13,6 +13,7 @@ from sim.errors import UserError
 from sim.fast_forward import DecodeRun
 from sim.request import Request
 from sim.simulation import simulate
+from tests.sim.compiled_code import without_compiled_code
 from tests.sim.test_engine import STEP, Log, arrivals, configs, request, run
 from tests.sim.test_profile import SETTINGS, changed, terms
 from tests.sim.test_simulation import config as run_config
@@ -187,10 +188,11 @@ ENGINES = st.fixed_dictionaries(
         "scheduling_policy": st.sampled_from(["fcfs", "priority"]),
         "scheduler_reserve_full_isl": st.booleans(),
         "long_prefill_token_threshold": st.sampled_from([0, 0, 0, 1, 7]),
+        "initial_host_cache": st.sampled_from([0, 0, 6]),
     }
 )
 WORKLOADS = st.builds(
-    lambda arrivals, end, lengths, abort: arrivals | end | lengths | abort,
+    lambda arrivals, end, lengths, abort, adapters: arrivals | end | lengths | abort | adapters,
     st.one_of(
         st.fixed_dictionaries({"mode": st.just("open"), "request_rate": st.floats(1, 100)}),
         st.fixed_dictionaries({"mode": st.just("closed"), "concurrency": st.integers(1, 20)}),
@@ -198,6 +200,7 @@ WORKLOADS = st.builds(
     st.fixed_dictionaries({"duration_s": st.floats(0.1, 2), "num_requests": st.integers(1, 40)}),
     st.fixed_dictionaries({"input_length": st.integers(1, 60), "output_length": st.integers(1, 60)}),
     st.sampled_from([{}, {}, {"abort_ms": 300}]),
+    st.sampled_from([{}, {"adapter_rank": {"values": [8, 16, 64]}}, {"base_model_share": 0.3}]),
 )
 Settings = dict[str, Any]
 
@@ -231,10 +234,11 @@ def test_the_same_results(
         "scheduling_policy": engine["scheduling_policy"],
     }
     more = more | {"profile": costs, "admission": admission}
-    found, expected = (
-        result(run_config(workload, engine | {"fast_forward": fast}, **more)) for fast in (True, False)
-    )
-    assert found == expected
+    fast, slow = (run_config(workload, engine | {"fast_forward": fast}, **more) for fast in (True, False))
+    expected = result(slow)
+    assert result(fast) == expected
+    with without_compiled_code():
+        assert result(fast) == expected
 
 
 @pytest.mark.parametrize("fast_forward", [False, True])

@@ -15,6 +15,7 @@ from policies.prefetch import QueuePrefetch
 from sim.adapters import AdapterEvent, AdapterTiers
 from sim.errors import UserError
 from sim.simulation import run, simulate
+from tests.sim.compiled_code import without_compiled_code
 
 CONF = Path(conf.__file__).parent
 PROFILE = yaml.safe_load((CONF / "profile/h100_llama_3_1_8b.yaml").read_text())
@@ -75,7 +76,8 @@ def config(workload: Config, engine: Config, **policies: Any) -> Config:
 
 
 def assert_fast_forward_changes_nothing(workload: Config, engine: Config, **policies: Any) -> None:
-    fast = simulate(config(workload, engine | {"fast_forward": True}, **policies))
+    with without_compiled_code():
+        fast = simulate(config(workload, engine | {"fast_forward": True}, **policies))
     slow = simulate(config(workload, engine | {"fast_forward": False}, **policies))
     assert fast.requests.equals(slow.requests)
     assert fast.steps is not None
