@@ -18,6 +18,13 @@ TARGETS = {
 }
 
 
+LOOPS = {
+    "loop": "The loop",
+    "in_python": "The loop in Python, as for policies that are not vLLM's own",
+    "step_by_step": "Step by step in Python (`engine.fast_forward=false`)",
+}
+
+
 def machine() -> dict[str, Any]:
     """Return what the figures depend on."""
     info = Path("/proc/cpuinfo")
@@ -78,7 +85,7 @@ def _page(figures: dict[str, Any]) -> str:
         "",
         *_table(["", "measured", "target"], _targets(figures)),
     ]
-    for key, title in (("loop", "The loop"), ("step_by_step", "Step by step (`engine.fast_forward=false`)")):
+    for key, title in LOOPS.items():
         if key in figures:
             lines += [f"## {title}", "", *_table(["", ""], [[k, f"{v:,}"] for k, v in figures[key].items()])]
     for key in ("adapters", "max_num_seqs", "load"):
@@ -98,7 +105,8 @@ def _page(figures: dict[str, Any]) -> str:
         ]
         lines += ["## Where the time goes", ""]
         if "calls_per_request" in figures:
-            lines += [f"{figures['calls_per_request']:,} Python calls a request.", ""]
+            calls = f"{figures['calls_per_request']:,} Python calls a request."
+            lines += [f"{calls} What is compiled counts for SimPy's `core step`, which calls it.", ""]
         lines += _table(["function", "calls", "own", "with callees"], rows)
     return "\n".join(lines).rstrip() + "\n"
 

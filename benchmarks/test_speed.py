@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.report import num_calls, where_time_goes
 from benchmarks.workload import CAPACITY, REFERENCE, overrides, profiled, simulate, time_outs_per_s
+from tests.sim.compiled_code import without_compiled_code
 
 Figures = dict[str, Any]
 FEWER = 2_000
@@ -29,6 +30,12 @@ def test_loop(benchmark: Any, figures: Figures) -> None:
 
 def test_step_by_step(figures: Figures) -> None:
     figures["step_by_step"] = simulate(engine__fast_forward="false").rates()
+
+
+def test_other_policies(figures: Figures) -> None:
+    """What is not compiled: steps that are alike at once, in Python."""
+    with without_compiled_code():
+        figures["in_python"] = simulate().rates()
 
 
 @pytest.mark.parametrize("num_adapters", [10, 100, 1000, 10_000])

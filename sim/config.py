@@ -33,7 +33,8 @@ class EngineConfig:
     block included; null means as many as fit. ``cudagraph_mode`` and ``cudagraph_capture_sizes`` are keys of
     ``--compilation-config``; null sizes are vLLM's own. No flags of vLLM's: ``initial_host_cache`` and
     ``initial_slots`` name the adapters that are there when a run starts, oldest first, or say how many of the
-    workload's first ones are; ``fast_forward`` simulates steps that are alike at once, with the same results;
+    workload's first ones are; ``fast_forward`` simulates in compiled code what that knows (sim.compiled), and
+    else steps that are alike at once, with the same results;
     ``lora_embeddings`` says whether slots have room for adapters of the embedding and the output layer, which
     vLLM 0.8.5 decides by the model's class, and ``lora_extra_vocab_size`` counts the tokens that an adapter
     may add there. Raises UserError for what vLLM refuses at start (vllm/config/lora.py, scheduler.py).
