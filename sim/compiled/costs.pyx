@@ -5,7 +5,7 @@
 from libc.math cimport fabs
 
 from sim.compiled.limits import LeavesCompiledError
-from sim.compiled.programs import COUNTS, Op, program
+from sim.compiled.programs import COUNTS, Op, depth, program
 from sim.costs import GRAPHS, StepCost
 from sim.profile import UNITS_FS
 
@@ -13,6 +13,7 @@ cdef double LARGEST = 2.0**62
 """Sums of half the range of 64 bits, so that products and rounding stay within it."""
 cdef enum:
     STACK = 16
+    MOST_TERMS = 64
     COUNT = 0
     CONSTANT = 1
     NEGATE = 2
@@ -73,7 +74,10 @@ cdef class Sums:
         names = list(dict.fromkeys(name for terms in coefficients for name, value in terms.items() if value))
         for name in names:
             self.terms.push_back([Instruction(op, operand) for op, operand in program(name)])
-            assert len(program(name)) <= STACK
+            if depth(program(name)) > STACK:
+                raise LeavesCompiledError(f"the term {name} is too deep")
+        if len(names) > MOST_TERMS:
+            raise LeavesCompiledError("a step's cost has too many terms")
         for total, (terms, unit) in enumerate(zip(coefficients, units, strict=True)):
             self.units[total] = unit
             for name, value in terms.items():
@@ -82,7 +86,7 @@ cdef class Sums:
 
     cdef void evaluate(self, i64* counts, i64* totals) except *:
         """Write the sums to `totals`. Raises LeavesCompiledError for what takes more than 64 bits."""
-        cdef i64[64] values
+        cdef i64[MOST_TERMS] values
         cdef double[NUM_SUMS] rough
         cdef size_t term
         cdef Product product

@@ -1,7 +1,9 @@
 """The terms of a cost (`sim.terms`) as programs for a machine with a stack."""
 
 import ast
+from collections.abc import Sequence
 from enum import IntEnum, auto
+from itertools import accumulate
 
 from sim.terms import TERMS
 
@@ -45,6 +47,12 @@ Instruction = tuple[Op, int]
 def program(term: str) -> list[Instruction]:
     """Return the instructions that leave the count of a term on the stack."""
     return _instructions(ast.parse(TERMS[term].expression, mode="eval").body)
+
+
+def depth(instructions: Sequence[Instruction]) -> int:
+    """Return how many values are on the stack at most."""
+    pushes = {Op.COUNT: 1, Op.CONSTANT: 1, Op.NEGATE: 0}
+    return max(accumulate(pushes.get(op, -1) for op, _ in instructions))
 
 
 def _instructions(node: ast.expr) -> list[Instruction]:

@@ -13,7 +13,7 @@ from sim.compiled.programs import COUNTS
 from sim.costs import GRAPHS, ConstantCosts, StepShape
 from sim.profile import FittedCosts
 from sim.simulation import simulate
-from sim.terms import TERMS
+from sim.terms import TERMS, Term
 from tests.sim.compiled_code import without_compiled_code
 from tests.sim.spy import Spy
 from tests.sim.test_profile import SETTINGS, changed, load, terms
@@ -133,6 +133,24 @@ def test_what_takes_more_than_64_bits_is_left() -> None:
     shape = StepShape("full", *[1] * len(COUNTS))
     with pytest.raises(LeavesCompiledError, match="more than an hour"):
         costs.step(shape)
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [(" + ".join(["num_reqs"] * 40), None), ("(num_reqs + " * 20 + "num_reqs" + ")" * 20, "too deep")],
+)
+def test_long_terms_are_counted_and_deep_ones_left(
+    monkeypatch: pytest.MonkeyPatch, expression: str, message: str | None
+) -> None:
+    monkeypatch.setitem(TERMS, "reqs", Term("a request", expression))  # type: ignore[arg-type]
+    fitted = load(changed("host.update_ms", terms(reqs=1e-3))).costs
+    assert isinstance(fitted, FittedCosts)
+    shape = StepShape("full", *[3] * len(COUNTS))
+    if message is None:
+        assert costs_module.StepCosts(fitted.coefficients).step(shape).update_ns == 40 * 3 * 1_000
+    else:
+        with pytest.raises(LeavesCompiledError, match=message):
+            costs_module.StepCosts(fitted.coefficients)
 
 
 def test_ranges_that_were_left_are_told(played: Played) -> None:
