@@ -11,7 +11,6 @@ import pytest
 
 from benchmarks.report import num_calls, where_time_goes
 from benchmarks.workload import CAPACITY, REFERENCE, overrides, profiled, simulate, time_outs_per_s
-from tests.sim.compiled_code import without_compiled_code
 
 Figures = dict[str, Any]
 FEWER = 2_000
@@ -34,14 +33,13 @@ def test_step_by_step(figures: Figures) -> None:
 
 def test_other_policies(figures: Figures) -> None:
     """What is not compiled: steps that are alike at once, in Python."""
-    with without_compiled_code():
-        figures["in_python"] = simulate().rates()
+    figures["in_python"] = simulate(compiled=False).rates()
 
 
 @pytest.mark.parametrize("num_adapters", [10, 100, 1000, 10_000])
 def test_adapters(figures: Figures, num_adapters: int) -> None:
     cached = max(32, min(num_adapters, 1000))
-    changes = {"workload__num_adapters": num_adapters, "engine__max_cpu_loras": cached}
+    changes: Figures = {"workload__num_adapters": num_adapters, "engine__max_cpu_loras": cached}
     timing = simulate(workload__num_requests=FEWER, **changes)
     figures.setdefault("adapters", {})[f"{num_adapters:,}"] = timing.rates()
 

@@ -11,6 +11,7 @@ import simpy
 from hydra import compose, initialize_config_module
 
 from sim import simulation
+from sim.compiled import choice
 from sim.config import run_values
 
 REFERENCE: dict[str, Any] = {
@@ -74,12 +75,14 @@ class TimedEnvironment(_Environment):
         self.num_events = next(self._eid)
 
 
-def simulate(**changes: Any) -> Timing:
-    """Simulate the reference work with `changes`."""
+def simulate(compiled: bool = True, **changes: Any) -> Timing:
+    """Simulate the reference work with `changes`, in compiled code if that is there."""
     with initialize_config_module("conf", version_base="1.3"):
         config = run_values(compose("config", overrides(**changes)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simpy, "Environment", TimedEnvironment)
+        if not compiled:
+            patch.setattr(choice, "CompiledEngine", None)
         summary = simulation.simulate(config).summary
     environment = TimedEnvironment.last
     counts = summary["counts"]["submitted"], summary["engine_steps"], summary["total_output_tokens"]
