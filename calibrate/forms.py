@@ -15,12 +15,20 @@ SLOTS: Form = ("slots", "slots_tokens")
 """The LoRA kernels' grid has a program for every slot and token block, also where a slot has no tokens."""
 RANK: Form = ("lora_rank_tokens", "adapters_rank")
 BLOCKS: Form = ("adapter_blocks",)
+KERNELS: Form = (
+    *("lora_many", "shrink_slots", "shrink_slots_few", "expand_slots"),
+    *("shrink_blocks", "shrink_blocks_few", "expand_blocks"),
+)
+"""The blocks of the shrink and the expand kernel: those launched for every slot, and those with tokens."""
+KERNELS_RANK: Form = ("adapters_rank", "adapters_rank_few")
 DECODE: Sequence[Form] = (
     BASE,
     (*BASE, *SLOTS),
     (*BASE, *SLOTS, *BLOCKS),
     (*BASE, *SLOTS, *RANK),
     (*BASE, *SLOTS, *BLOCKS, *RANK),
+    (*BASE, *KERNELS),
+    (*BASE, *KERNELS, *KERNELS_RANK),
 )
 MIXED: Sequence[Form] = tuple((*form, "attention_work") for form in DECODE)
 LAUNCH: Sequence[Form] = (

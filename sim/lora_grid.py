@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from sim.config import EngineConfig, ModelConfig
 from sim.fields import as_mapping, build, require_positive
+from sim.terms import EXPAND_TOKENS, FEW_TOKENS, SHRINK_TOKENS
 
-SHRINK_TOKENS, SHRINK_RANKS = 32, 16
-"""Tokens and ranks of a block of the shrink kernel (vllm/lora/ops/triton_ops/lora_shrink.py, `BLOCK_M`,
-`BLOCK_N`)."""
-EXPAND_TOKENS, EXPAND_COLUMNS, EXPAND_RANKS = 64, 128, 16
-"""Tokens and output columns of a block of the expand kernel, and the ranks that it sums over in one iteration
+SHRINK_RANKS = 16
+"""Ranks of a block of the shrink kernel (vllm/lora/ops/triton_ops/lora_shrink.py, `BLOCK_N`)."""
+EXPAND_COLUMNS, EXPAND_RANKS = 128, 16
+"""Output columns of a block of the expand kernel, and the ranks that it sums over in one iteration
 (lora_expand.py)."""
 
 
@@ -25,7 +25,6 @@ class Split(NamedTuple):
     """That a block takes in one iteration (`BLOCK_K`)."""
 
 
-FEW_TOKENS = 128
 SPLIT_OF_FEW, SPLIT = Split(64, 256), Split(8, 32)
 """Of steps with fewer tokens than FEW_TOKENS, and of the others."""
 CACHE_BYTES = 50_000_000

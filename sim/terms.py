@@ -15,12 +15,26 @@ from typing import Any
 TILE_TOKENS = 64
 """Rows of a matrix product's tile: the cost of a linear layer grows by whole tiles."""
 BLOCK_TOKENS = 16
-"""Rows that one program of vLLM's LoRA kernels takes (vllm/lora/ops/triton_ops), all of one adapter."""
+"""Rows of a matrix product's smallest tile."""
+SHRINK_TOKENS, EXPAND_TOKENS = 32, 64
+"""Rows of one adapter that a block of vLLM's LoRA kernels takes (vllm/lora/ops/triton_ops/utils.py,
+`get_lora_op_configs`)."""
+FEW_TOKENS = 128
+"""In steps with fewer tokens the shrink kernel deals out each sum to 64 blocks, in others to 8."""
 
 LORA = "(num_adapters > 0)"
 TILES = f"-(-num_padded_tokens // {TILE_TOKENS})"
-BLOCKS = f"-(-num_lora_tokens // ({BLOCK_TOKENS} * (num_adapters + (num_adapters == 0)))) * num_adapters"
-"""Blocks of a step whose tokens are dealt out evenly to its adapters."""
+FEW, MANY = f"({FEW_TOKENS} > num_padded_tokens)", f"(num_padded_tokens > {FEW_TOKENS - 1})"
+
+
+def _blocks(num_tokens: int) -> str:
+    """Blocks of so many tokens, in a step whose tokens are dealt out evenly to its adapters."""
+    return f"-(-num_lora_tokens // ({num_tokens} * (num_adapters + (num_adapters == 0)))) * num_adapters"
+
+
+def _slot_blocks(num_tokens: int) -> str:
+    """Blocks of so many tokens that are launched for all slots."""
+    return f"{LORA} * max_loras * -(-num_padded_tokens // {num_tokens})"
 
 
 @dataclass(frozen=True)
@@ -57,12 +71,32 @@ TERMS: Mapping[str, Term] = {
     ),
     "adapters": Term("a distinct adapter", "num_adapters"),
     "adapters_rank": Term("a distinct adapter times max_lora_rank", "num_adapters * max_lora_rank"),
-    "adapter_blocks": Term(f"{BLOCK_TOKENS} tokens of one adapter, its tokens rounded up", BLOCKS),
+    "adapter_blocks": Term(
+        f"{BLOCK_TOKENS} tokens of one adapter, its tokens rounded up", _blocks(BLOCK_TOKENS)
+    ),
     "slots": Term("a slot, with any adapter", f"{LORA} * max_loras"),
     "slots_tokens": Term(
         "a slot times a token, padding included, with any adapter", f"{LORA} * max_loras * num_padded_tokens"
     ),
     "slots_rank": Term("a slot times max_lora_rank, with any adapter", f"{LORA} * max_loras * max_lora_rank"),
+    "lora_many": Term(f"a step of {FEW_TOKENS} or more tokens with any adapter", f"{MANY} * {LORA}"),
+    "adapters_rank_few": Term(
+        f"a distinct adapter times max_lora_rank, below {FEW_TOKENS} tokens",
+        f"{FEW} * num_adapters * max_lora_rank",
+    ),
+    "shrink_blocks": Term(f"{SHRINK_TOKENS} tokens of one adapter, rounded up", _blocks(SHRINK_TOKENS)),
+    "shrink_blocks_few": Term(f"the same, below {FEW_TOKENS} tokens", f"{FEW} * ({_blocks(SHRINK_TOKENS)})"),
+    "expand_blocks": Term(f"{EXPAND_TOKENS} tokens of one adapter, rounded up", _blocks(EXPAND_TOKENS)),
+    "shrink_slots": Term(
+        f"a slot times {SHRINK_TOKENS} tokens, rounded up, with any adapter", _slot_blocks(SHRINK_TOKENS)
+    ),
+    "shrink_slots_few": Term(
+        f"a slot times {SHRINK_TOKENS} tokens, rounded up, with any adapter, below {FEW_TOKENS} tokens",
+        f"{FEW} * {_slot_blocks(SHRINK_TOKENS)}",
+    ),
+    "expand_slots": Term(
+        f"a slot times {EXPAND_TOKENS} tokens, rounded up, with any adapter", _slot_blocks(EXPAND_TOKENS)
+    ),
     "lora_programs": Term(
         "a thread block of the LoRA kernels without work, or its time (sim/lora_grid.py)", "num_lora_programs"
     ),

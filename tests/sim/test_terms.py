@@ -50,13 +50,29 @@ COUNTS = {
     "slots_tokens": 8 * 136,
     "slots_rank": 128,
     "cache_entries_adapters": 30,
+    "lora_many": 1,
+    "adapters_rank_few": 0,
+    "shrink_blocks": 6,
+    "shrink_blocks_few": 0,
+    "expand_blocks": 3,
+    "shrink_slots": 8 * 5,
+    "shrink_slots_few": 0,
+    "expand_slots": 8 * 3,
 }
-OF_LORA = ("lora", "adapter", "slots")
+OF_LORA = ("lora", "adapter", "slots", "shrink", "expand")
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_count_by_hand(name: str) -> None:
     assert TERMS[name].count(MIXED) == COUNTS[name]
+
+
+def test_few_tokens_are_below_128() -> None:
+    few, many = replace(MIXED, num_padded_tokens=127), replace(MIXED, num_padded_tokens=128)
+    for name in ("adapters_rank", "shrink_blocks", "shrink_slots"):
+        of_few = TERMS[f"{name}_few"].count
+        assert (of_few(few), of_few(many)) == (TERMS[name].count(few), 0)
+    assert (TERMS["lora_many"].count(few), TERMS["lora_many"].count(many)) == (0, 1)
 
 
 @pytest.mark.parametrize("name", TERMS)
