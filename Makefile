@@ -61,8 +61,7 @@ lab: $(STAMP) ## The same on the whole grid, with what the answer depends on (ru
 		timeline.start_s=20 timeline.length_s=5 $(or $(LAB_OUT),out=runs/lab/lab.html)
 
 published: $(STAMP) ## Make reports/published anew, from the files in the tree
-	@$(BIN)/lorasim -m +experiment=first_light hydra.sweep.dir=$(FIRST_LIGHT)
-	$(BIN)/python -m calibrate.fit
+	@$(BIN)/python -m calibrate.fit
 	$(BIN)/python -m calibrate.fit name=h100_llama_3_1_8b_one_piece swaps=$(MEASURED)/Llama-3.1-8B/one_piece \
 		without.schedule_ms=[cache_entries_adapters]
 	$(BIN)/python -m calibrate.fit name=h100_qwen3_0_6b model=qwen3_0_6b measurements=$(MEASURED)/Qwen3-0.6B
@@ -76,6 +75,7 @@ published: $(STAMP) ## Make reports/published anew, from the files in the tree
 	$(BIN)/python -m calibrate.served results=$(REPLAYS)/server settings.num_gpu_blocks=1920 ~runs.amortize \
 		runs.vllm.host=$(REPLAYS)/Llama-3.1-8B/64-closed-uniform runs.winner.host=$(REPLAYS)/Llama-3.1-8B/64-closed-uniform-winner
 	$(BIN)/python -m reports.fidelity
+	$(BIN)/lorasim -m +experiment=first_light hydra.sweep.dir=$(FIRST_LIGHT)
 	$(BIN)/python -m reports dir=$(FIRST_LIGHT) $(EVIDENCE) out=$(PUBLISHED)/first_light/report.html \
 		pictures=$(PUBLISHED)/first_light
 	cp $(FIRST_LIGHT)/sweep.csv $(PUBLISHED)/first_light/sweep.csv
