@@ -1,6 +1,7 @@
 """Which engine plays a replica: the compiled one, or the one that knows everything."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Union
 
 from simpy import Environment
@@ -8,6 +9,7 @@ from simpy import Environment
 from policies.admission import FcfsSkip
 from policies.eviction import Lru
 from sim.adapters import AdapterTiers
+from sim.compiled.limits import LeavesCompiledError
 from sim.config import EngineConfig
 from sim.costs import ConstantCosts, CostModel
 from sim.cudagraph import CudaGraphs
@@ -44,7 +46,9 @@ def make_engine(  # noqa: PLR0913, PLR0917, each a piece of the engine
     """Return the engine that is made of these pieces: the compiled one, if it may be and knows them all."""
     is_known = loader is None and lora_grid is None and _is_vllms_own(scheduler, tiers, costs)
     if compiled and CompiledEngine is not None and is_known and isinstance(observer, Recorder):
-        return CompiledEngine(env, config, scheduler, tiers, graphs, costs, observer, ranks, place)
+        # Settings and costs may be numbers of any size, and are converted before anything else happens.
+        with suppress(LeavesCompiledError, OverflowError):
+            return CompiledEngine(env, config, scheduler, tiers, graphs, costs, observer, ranks, place)
     return Engine(env, config, scheduler, tiers, graphs, costs, observer, ranks, place, loader, lora_grid)
 
 

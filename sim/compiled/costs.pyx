@@ -4,9 +4,11 @@
 
 from libc.math cimport fabs
 
+from dataclasses import fields
+
 from sim.compiled.limits import LeavesCompiledError
 from sim.compiled.programs import COUNTS, Op, depth, program
-from sim.costs import GRAPHS, StepCost
+from sim.costs import GRAPHS, StepCost, StepShape
 from sim.profile import UNITS_FS
 
 cdef double LARGEST = 2.0**62
@@ -24,9 +26,14 @@ cdef enum:
     GREATER = 7
     EQUAL = 8
 
-assert [op.name for op in Op] == "COUNT CONSTANT NEGATE ADD SUBTRACT MULTIPLY DIVIDE GREATER EQUAL".split()
-assert len(COUNTS) == NUM_COUNTS and len(UNITS_FS) == NUM_SUMS == len(StepCost._fields)
-assert GRAPHS == ("full", "piecewise", "none")
+if not (
+    [op.name for op in Op] == "COUNT CONSTANT NEGATE ADD SUBTRACT MULTIPLY DIVIDE GREATER EQUAL".split()
+    and len(COUNTS) == NUM_COUNTS
+    and len(UNITS_FS) == NUM_SUMS == len(StepCost._fields)
+    and [field.name for field in fields(StepShape)] == ["graph", *COUNTS]
+    and GRAPHS == ("full", "piecewise", "none")
+):
+    raise ImportError("sim.compiled was built for other sources; build it anew: pip install -e .")
 
 
 cdef i64 divided(i64 value, i64 by):
@@ -36,7 +43,7 @@ cdef i64 divided(i64 value, i64 by):
 
 
 cdef i64 run(Instruction* program, size_t length, i64* counts):
-    """Return what the program leaves on the stack."""
+    """Return what the program leaves on the stack. Terms see to it that nothing is divided by 0."""
     cdef i64[STACK] stack
     cdef int top = -1, op
     cdef size_t place

@@ -12,7 +12,8 @@ from sim.compiled.tiers cimport ACTIVATE, Event
 
 from sim.adapters import EVENT_KINDS
 
-assert EVENT_KINDS == ("load", "activate", "evict_host", "evict_slot")  # As `Kind`.
+if EVENT_KINDS != ("load", "activate", "evict_host", "evict_slot"):  # As `Kind`.
+    raise ImportError("sim.compiled was built for other sources; build it anew: pip install -e .")
 
 
 cdef class Counts:
@@ -96,7 +97,9 @@ cdef class Counts:
             else:
                 self.gaps_ns.push_back(now_ns - request.last_token_ns)
                 self.gap_counts.push_back(1)
-        if num_together:
+        if num_together and self.gaps_ns.size() and self.gaps_ns.back() == now_ns - before_ns:
+            self.gap_counts[self.gap_counts.size() - 1] += num_together
+        elif num_together:
             self.gaps_ns.push_back(now_ns - before_ns)
             self.gap_counts.push_back(num_together)
 

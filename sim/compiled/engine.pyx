@@ -27,6 +27,8 @@ ctypedef pair[i64, int] Tokens
 
 cdef i64 FS = FS_PER_NS
 cdef i64 NEVER_NS = 2**63 - 1
+cdef i64 LATEST_NS = 2**62, LONGEST_SWAP_NS = 2**50
+"""146 years, and 13 days: so that times stay within 64 bits."""
 cdef dict STATUSES = {int(status): status for status in RequestStatus}
 
 cdef enum Then:
@@ -36,6 +38,13 @@ cdef enum Then:
 
 cdef bint has_fewer(const Tokens& one, const Tokens& other) noexcept:
     return one.first < other.first
+
+
+cdef i64 within_reason(i64 swap_ns) except -1:
+    """Return the duration of a swap. Raises LeavesCompiledError for one of weeks."""
+    if swap_ns > LONGEST_SWAP_NS:
+        raise LeavesCompiledError("a swap takes weeks")
+    return swap_ns
 
 
 @cython.final
@@ -66,8 +75,12 @@ cdef class Swaps:
 
 @cython.final
 cdef class CompiledEngine:
-    """One engine in SimPy. It has an event where its requests finish, and where others have theirs: up to the
-    next one of these, nobody can tell whether its steps have been made already.
+    """One engine in SimPy, which need not have an event for each step.
+
+    Nobody else acts before the next event of the environment, so that steps up to it (and not at it: at one
+    instant engines come last) may be made ahead of time: `wake` does. Where a request finishes others may act,
+    for a closed loop sends its successor: a step that finishes any has its results taken at an event of its
+    own. `then` and `next_ns` are what `sim.engine.Engine` has in its `_then` and its alarm.
 
     `observer` is a `sim.recorder.Recorder`, to which all is added in the end (`settle`).
     """
@@ -82,7 +95,7 @@ cdef class CompiledEngine:
     cdef StepCosts step_costs
     cdef Counts counts
     cdef vector[i64] graph_sizes, rank_of, copy_ns_of
-    cdef i64 num_blocks, largest_full, max_loras, max_lora_rank
+    cdef i64 num_blocks, largest_full, max_loras, max_lora_rank, max_model_len
     cdef bint caches_prefixes
     cdef Step oldest, newest
     cdef int max_under_way
@@ -101,6 +114,7 @@ cdef class CompiledEngine:
         self.step_costs, self.counts = StepCosts(costs.coefficients), Counts(observer)
         self.graph_sizes, self.largest_full = graphs.sizes, graphs.largest_full
         self.max_loras, self.max_lora_rank = config.max_loras, config.max_lora_rank
+        self.max_model_len = config.max_model_len
         self.caches_prefixes = config.enable_prefix_caching
         self.max_under_way = 2 if config.async_scheduling else 1
         self.idle_since_ns = NOTHING
@@ -113,7 +127,7 @@ cdef class CompiledEngine:
         for adapter in host_cache:
             self.tiers.host_cache.put(self.number(adapter))
         for adapter in slots:
-            self.tiers.slots.put(self.number(adapter))
+            self.tiers.take_slot(self.number(adapter))
         self.most_host_entries = self.tiers.host_cache.size
 
     cdef i64 now_ns(self):
@@ -135,11 +149,13 @@ cdef class CompiledEngine:
         return found
 
     def submit(self, request):
-        """Take in a request that arrives now. Raises LeavesCompiledError for one with prefixes to share."""
+        """Take in a request that arrives now. Raises LeavesCompiledError for what it does not know."""
         cdef Request state
         cdef int index = len(self.requests)
         if request.prefix_hashes and self.caches_prefixes:
             raise LeavesCompiledError("requests share prefixes")
+        if not request.final_num_tokens == request.num_prompt_tokens + request.max_tokens <= self.max_model_len:
+            raise LeavesCompiledError("a request ends otherwise than at its max_tokens")
         state.arrival_ns = request.arrival_ns
         state.scheduled_ns = state.first_token_ns = state.last_token_ns = state.finish_ns = NOTHING
         state.num_prompt_tokens = state.num_tokens = request.num_prompt_tokens
@@ -199,8 +215,8 @@ cdef class CompiledEngine:
 
     @property
     def slots(self):
-        """The adapters in GPU slots."""
-        return {name for number, name in enumerate(self.names) if self.tiers.slots.has(number)}
+        """The adapters in GPU slots, in order of activation."""
+        return [self.names[number] for number in self.tiers.in_slots()]
 
     @property
     def host_cache(self):
@@ -324,6 +340,8 @@ cdef class CompiledEngine:
         step.gpu_end_ns = max(gpu_start_ns + (self.gpu_carry_fs + cost.gpu_fs) // FS, step.launch_end_ns)
         self.gpu_carry_fs = (self.gpu_carry_fs + cost.gpu_fs) % FS
         self.gpu_free_ns = step.gpu_end_ns
+        if step.gpu_end_ns > LATEST_NS:
+            raise LeavesCompiledError("a run takes more than a century")
         waited_ns = gpu_start_ns - gpu_free_ns
         idle.loading_ns, idle.activation_ns = swaps.idle_load_ns, swaps.idle_activate_ns
         idle.host_ns = waited_ns - idle.loading_ns - idle.activation_ns - self.no_work_ns
@@ -378,7 +396,7 @@ cdef class CompiledEngine:
                 if copy_ns:
                     swaps.copied_ns = max(swaps.copied_ns, swaps.end_ns + swaps.activate_ns) + copy_ns
                 duration_ns = self.costs.activate_ns(self.rank_of[event.adapter])
-                swaps.activate_ns += duration_ns
+                swaps.activate_ns += within_reason(duration_ns)
             elif event.kind == LOAD:
                 swaps.activate()
                 host_entries += 1
@@ -393,7 +411,7 @@ cdef class CompiledEngine:
         """Draw the time of a load after which the host cache has so many entries."""
         cdef bint grows = host_entries > self.most_host_entries
         self.most_host_entries = max(self.most_host_entries, host_entries)
-        return self.costs.load_ns(grows, self.rank_of[adapter])
+        return within_reason(self.costs.load_ns(grows, self.rank_of[adapter]))
 
     cdef i64 inputs_ready_ns(self, Plan plan, i64 adapters_ready_ns, Cost* cost):
         """When the first launch begins, which waits for the GPU where the LoRA mapping has changed."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from enum import IntEnum, auto
 from itertools import accumulate
 
+from sim.compiled.limits import LeavesCompiledError
 from sim.terms import TERMS
 
 COUNTS = (
@@ -45,7 +46,7 @@ Instruction = tuple[Op, int]
 
 
 def program(term: str) -> list[Instruction]:
-    """Return the instructions that leave the count of a term on the stack."""
+    """Return the instructions that leave the count of a term on the stack. Raises LeavesCompiledError."""
     return _instructions(ast.parse(TERMS[term].expression, mode="eval").body)
 
 
@@ -61,8 +62,10 @@ def _instructions(node: ast.expr) -> list[Instruction]:
             return [(Op.COUNT, COUNTS.index(name))]
         case ast.Constant(int(value)):
             return [(Op.CONSTANT, value)]
-        case ast.UnaryOp(operator, operand):
+        case ast.UnaryOp(operator, operand) if type(operator) in OPERATIONS:
             return [*_instructions(operand), (OPERATIONS[type(operator)], 0)]
-        case ast.BinOp(left, operator, right) | ast.Compare(left, [operator], [right]):
+        case ast.BinOp(left, operator, right) | ast.Compare(left, [operator], [right]) if (
+            type(operator) in OPERATIONS
+        ):
             return [*_instructions(left), *_instructions(right), (OPERATIONS[type(operator)], 0)]
-    raise NotImplementedError(f"no instruction for {ast.unparse(node)}")
+    raise LeavesCompiledError(f"no instruction for {ast.unparse(node)}")

@@ -29,7 +29,8 @@ cdef class Scheduler:
 
     Those that wait form one line in order of arrival, and each adapter's form one of their own, so that a
     step whose adapters are complete looks at the lines of these alone. The line of an adapter is at its
-    number plus one, that of requests without any at 0.
+    number plus one, that of requests without any at 0. Nobody ever comes back to a line, for nothing is
+    preempted: so the place of a request in `requests` is that in the order of arrival, too.
     """
 
     def __init__(self, config, i64 num_free_blocks):
@@ -181,7 +182,7 @@ cdef class Scheduler:
                 return
 
     cdef int candidate(self, Plan plan) noexcept:
-        """Return who is tried next: requests are numbered in order of arrival."""
+        """Return who is tried next: who came first, of those whose adapter the step may have."""
         cdef int adapter, first, found
         if <i64>plan.adapters.size() < self.max_loras:
             return self.first_waiting

@@ -27,12 +27,16 @@ cdef class Lru:
 @cython.final
 cdef class Tiers:
     cdef Lru slots, host_cache
-    cdef int max_loras, max_cpu_loras
+    cdef long long max_loras, max_cpu_loras
     cdef object numbers
     cdef dict adapters
     cdef vector[int] applied
+    cdef vector[long long] activated
+    cdef long long num_activations
 
     cdef void know_adapter(self, int adapter, object number)
+    cdef void take_slot(self, int adapter) noexcept
+    cdef list in_slots(self)
     cdef void apply(self, vector[int]& adapters, vector[Event]& events) except *
     cdef void load(self, int adapter, vector[Event]& events) noexcept
     cdef void activate(self, int adapter, vector[Event]& events) noexcept

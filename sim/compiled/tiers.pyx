@@ -47,7 +47,7 @@ cdef class Lru:
 cdef class Tiers:
     """Host cache and slots of one engine, empty at first."""
 
-    def __init__(self, int max_loras, int max_cpu_loras):
+    def __init__(self, long long max_loras, long long max_cpu_loras):
         self.max_loras, self.max_cpu_loras = max_loras, max_cpu_loras
         self.slots, self.host_cache = Lru(), Lru()
         self.numbers, self.adapters = [], {}
@@ -56,6 +56,7 @@ cdef class Tiers:
         """There is one more adapter, in no tier. `number` is the integer that its name stands for."""
         self.slots.know_adapter()
         self.host_cache.know_adapter()
+        self.activated.push_back(0)
         self.numbers.append(number)
         self.adapters[number] = adapter
 
@@ -99,5 +100,16 @@ cdef class Tiers:
             victim = self.slots.oldest()
             self.slots.remove(victim)
             events.push_back(Event(EVICT_SLOT, victim))
-        self.slots.put(adapter)
+        self.take_slot(adapter)
         events.push_back(Event(ACTIVATE, adapter))
+
+    cdef void take_slot(self, int adapter) noexcept:
+        """An adapter comes to a slot that is free."""
+        self.slots.put(adapter)
+        self.activated[adapter] = self.num_activations
+        self.num_activations += 1
+
+    cdef list in_slots(self):
+        """Return the adapters in slots, in order of activation."""
+        found = [adapter for adapter in range(len(self.numbers)) if self.slots.has(adapter)]
+        return sorted(found, key=lambda adapter: self.activated[adapter])

@@ -13,7 +13,7 @@ from sim.serve.config import ServeConfig
 
 def make_replicas(env: Environment, config: ServeConfig, observers: Sequence[Observer]) -> list[Replica]:
     """Return an engine for each observer. Raises UserError and DoesNotFit."""
-    turn, shared = Turn(), Shared(env, config, config.ranks)
+    turn, shared = Turn(), Shared(env, config, config.ranks, compiled=False)
 
     def told(observer: Observer) -> Observe:
         return lambda slots: observer

@@ -10,6 +10,8 @@ from sim.errors import UserError
 from sim.results import SUMMARY_FILE, read_summary
 
 _ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("*.py", "*.pyx", "*.pxd", "*.so")
+"""Code, compiled or not."""
 
 
 def up_to_date(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -36,7 +38,8 @@ def _are_same(written: object, config: Mapping[str, Any]) -> bool:
 def _sources(config: Mapping[str, Any]) -> Iterator[Path]:
     """Yield the files that decide what a run of ``config`` gives."""
     for room in ("sim", "policies"):
-        yield from (_ROOT / room).rglob("*.py")
+        for pattern in SOURCES:
+            yield from (_ROOT / room).rglob(pattern)
     for target in _targets(config):
         origin = _origin(target.rpartition(".")[0])
         if origin is not None and origin.is_file():

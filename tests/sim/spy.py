@@ -18,4 +18,4 @@ class Spy:
 
     def _state(self, replica: ReplicaState) -> tuple[Any, ...]:
         counts = replica.num_waiting, replica.num_deferred, replica.num_running
-        return *counts, frozenset(replica.slots), frozenset(replica.host_cache)
+        return *counts, tuple(replica.slots), frozenset(replica.host_cache)

@@ -128,6 +128,35 @@ def test_a_constant_step_costs_the_same() -> None:
     assert costs_module.StepCosts(costs.coefficients).step(shape) == costs.step(shape)
 
 
+@pytest.mark.parametrize(
+    ("engine", "profile", "engines"),
+    [
+        ({"max_cpu_loras": 3_000_000_000}, FITTED, ["CompiledEngine"]),
+        ({"num_gpu_blocks": 2**64}, FITTED, ["CompiledEngine", "Engine"]),
+        ({"max_num_batched_tokens": 2**64}, FITTED, ["CompiledEngine", "Engine"]),
+        ({}, {"kind": "constant", "step_ms": 9.3e6}, ["CompiledEngine", "Engine"]),
+        ({}, changed("host_scale.steps", 1e9, base=FITTED), ["CompiledEngine", "Engine"]),
+        ({}, changed("swaps.load_growing.constant_ms", 1e12, base=FITTED), ["CompiledEngine", "Engine"]),
+    ],
+)
+def test_numbers_of_any_size(played: Played, engine: Config, profile: Config, engines: list[str]) -> None:
+    huge = config(CLOSED | {"num_requests": 5}, engine, profile=profile)
+    found = simulate(huge)
+    assert played.engines == engines
+    with without_compiled_code():
+        expected = simulate(huge)
+    assert found.requests.equals(expected.requests)
+    assert found.summary == expected.summary
+
+
+def test_a_term_that_no_instruction_can_count_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TERMS, "reqs", Term("a request", "(num_reqs < 3)"))  # type: ignore[arg-type]
+    fitted = load(changed("host.update_ms", terms(reqs=1e-3))).costs
+    assert isinstance(fitted, FittedCosts)
+    with pytest.raises(LeavesCompiledError, match="no instruction"):
+        costs_module.StepCosts(fitted.coefficients)
+
+
 def test_what_takes_more_than_64_bits_is_left() -> None:
     costs = costs_module.StepCosts(load(changed("host.update_ms", terms(constant=5e6))).costs.coefficients)  # type: ignore[attr-defined]
     shape = StepShape("full", *[1] * len(COUNTS))
